@@ -1,1 +1,46 @@
-//! core
+//! The machine of prometheus-streams: it runs pipelines of one source, any number of transforms and
+//! one or more sinks, and answers for every event that flows through them. It knows no protocol and
+//! no Prometheus; those live in the stages, which register themselves at compile time.
+//!
+//! Read the modules in this order; each imports only modules above it.
+//!
+//! | module | what lives there |
+//! | --- | --- |
+//! | [`event`] | what flows: [`Event`](event::Event), its labels and attributes |
+//! | [`delivery`] | who answers for it: deliveries, receipts and outcomes |
+//! | [`error`] | whether a second try helps, and what is wrong with a configuration |
+//! | [`values`] | the typed values of a configuration: durations with units, sizes, secrets |
+//! | [`metrics`] | every metric name of the core, and shared metrics for stages |
+//! | [`health`] | what each stage says of itself, behind `/-/ready` |
+//! | [`stage`] | the four kinds of stage and what they are given |
+//! | [`registry`] | stages found at compile time, by kind and type name |
+//! | [`middleware`] | a sink's `delivery:` settings, made into tower layers and lanes |
+//! | [`config`] | files and environment to one strict [`Config`](config::Config) |
+//! | [`control`] | pause, resume, state, log level, shutdown: one handle |
+//! | [`pipeline`] | build, run, drain |
+//! | `testing` | memory stages, a manual clock, the delivery laws (feature `testing`) |
+
+pub mod event;
+
+pub mod delivery;
+
+pub mod error;
+
+pub mod values;
+
+pub mod metrics;
+
+pub mod health;
+
+pub mod control;
+
+pub mod emitter;
+
+pub mod stage;
+
+mod settings;
+
+pub mod registry;
+
+#[doc(hidden)]
+pub use inventory;

@@ -1,0 +1,104 @@
+//! How a source hands its events over, and the whole of backpressure: a pipeline holds at most
+//! `capacity` events that are not yet answered, and an [`Emitter`] waits for room, or says that there
+//! is none. A paused pipeline gives no room at all, so its source stops asking for more.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+
+use crate::delivery::{Delivery, Held, Receipt};
+use crate::event::Event;
+use crate::metrics::PipelineMetrics;
+
+/// The entrance of a pipeline. Clones share its room.
+#[derive(Clone)]
+pub struct Emitter {
+    room: Arc<Semaphore>,
+    paused: watch::Receiver<bool>,
+    queue: mpsc::UnboundedSender<Delivery>,
+    metrics: PipelineMetrics,
+}
+
+/// Why there is no room now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoom {
+    /// The pipeline holds as many events as it may.
+    #[error("the pipeline is full")]
+    Full,
+    /// The pipeline is paused.
+    #[error("the pipeline is paused")]
+    Paused,
+}
+
+impl Emitter {
+    /// The entrance and the queue behind it. The queue needs no bound of its own: an event keeps its
+    /// room until it is answered.
+    pub(crate) fn new(
+        capacity: usize,
+        paused: watch::Receiver<bool>,
+        metrics: PipelineMetrics,
+    ) -> (Self, mpsc::UnboundedReceiver<Delivery>) {
+        let (queue, deliveries) = mpsc::unbounded_channel();
+        let room = Arc::new(Semaphore::new(capacity.clamp(1, Semaphore::MAX_PERMITS)));
+        (Self { room, paused, queue, metrics }, deliveries)
+    }
+
+    /// Waits for room, sends, and returns the receipt of the outcome. Once the pipeline has ended,
+    /// the outcome is `Failed`.
+    ///
+    /// Cancelling the wait loses the event, so whoever may be cancelled should [`Emitter::reserve`] first.
+    pub async fn send(&self, event: Event) -> Receipt {
+        self.reserve().await.send(event)
+    }
+
+    /// Waits until the pipeline is not paused and has room for one event.
+    pub async fn reserve(&self) -> Room {
+        let mut paused = self.paused.clone();
+        loop {
+            // An error means that the pipeline has ended; sending then answers `Failed`.
+            let _ = paused.wait_for(|paused| !paused).await;
+            let permit = Arc::clone(&self.room).acquire_owned().await.ok();
+            if !*paused.borrow() || paused.has_changed().is_err() {
+                return self.room_with(permit);
+            }
+        }
+    }
+
+    /// Room for one event, if there is some now. For sources that would rather skip than wait.
+    ///
+    /// # Errors
+    /// The pipeline is full, or paused.
+    pub fn try_reserve(&self) -> Result<Room, NoRoom> {
+        if *self.paused.borrow() {
+            return Err(NoRoom::Paused);
+        }
+        let permit = Arc::clone(&self.room).try_acquire_owned().map_err(|_| NoRoom::Full)?;
+        Ok(self.room_with(Some(permit)))
+    }
+
+    fn room_with(&self, permit: Option<OwnedSemaphorePermit>) -> Room {
+        Room { permit, queue: self.queue.clone(), metrics: self.metrics.clone() }
+    }
+}
+
+/// Room for one event. Dropping it gives it back.
+#[must_use = "room that is not used keeps others waiting"]
+pub struct Room {
+    permit: Option<OwnedSemaphorePermit>,
+    queue: mpsc::UnboundedSender<Delivery>,
+    metrics: PipelineMetrics,
+}
+
+impl Room {
+    /// Sends the event that this room was for.
+    pub fn send(self, event: Event) -> Receipt {
+        self.metrics.events.inc();
+        let (mut delivery, receipt) = Delivery::new(event);
+        if let Some(permit) = self.permit {
+            delivery.acker.hold(Held::new(permit, self.metrics.held));
+        }
+        // A closed queue drops the delivery, which answers `Failed`.
+        let _ = self.queue.send(delivery);
+        receipt
+    }
+}

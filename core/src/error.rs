@@ -1,0 +1,162 @@
+//! The errors that somebody branches on: [`SendError`] says whether a second try helps, and
+//! [`BuildError`] and [`ConfigError`] carry every mistake of a configuration with its place.
+
+use std::fmt;
+use std::time::Duration;
+
+/// An error that nobody branches on, only reads.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a sink could not deliver an event.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// A later try may succeed: a timeout, a refused connection, a full or restarting server.
+    #[error("{source}")]
+    Transient {
+        /// What went wrong.
+        source: BoxError,
+        /// The least time that the far side asked us to wait.
+        retry_after: Option<Duration>,
+    },
+    /// A second try cannot help: the far side, or the sink itself, judged the data to be bad.
+    #[error("{0}")]
+    Permanent(BoxError),
+}
+
+impl SendError {
+    /// A failure that a later try may mend.
+    pub fn transient(error: impl Into<BoxError>) -> Self {
+        Self::Transient { source: error.into(), retry_after: None }
+    }
+
+    /// A failure that no later try can mend.
+    pub fn permanent(error: impl Into<BoxError>) -> Self {
+        Self::Permanent(error.into())
+    }
+
+    /// The same error, with the least time to wait before the next try. A permanent one stays as it is.
+    pub fn retry_after(self, wait: Duration) -> Self {
+        match self {
+            Self::Transient { source, .. } => Self::Transient { source, retry_after: Some(wait) },
+            permanent => permanent,
+        }
+    }
+
+    /// True when a later try may succeed.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Transient { .. })
+    }
+}
+
+/// One mistake in a configuration, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The path of the offending value, as `source.jobs.node.targets[1].url`; empty for the whole.
+    pub path: String,
+    /// What is wrong and what to do about it.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.path.is_empty() {
+            f.write_str(&self.message)
+        } else {
+            write!(f, "{}: {}", self.path, self.message)
+        }
+    }
+}
+
+/// Everything that is wrong with the settings of one stage, with paths relative to that stage.
+///
+/// Collect with [`BuildError::add`] so that one `check` shows all mistakes, and end with
+/// [`BuildError::or`]:
+///
+/// ```
+/// # use prometheus_streams_core::error::BuildError;
+/// fn build(interval: u64) -> Result<u64, BuildError> {
+///     let mut problems = BuildError::default();
+///     if interval == 0 {
+///         problems.add("interval", "must be more than zero");
+///     }
+///     problems.or(interval)
+/// }
+/// assert_eq!(build(0).unwrap_err().to_string(), "interval: must be more than zero");
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
+#[error("{}", join(.problems))]
+pub struct BuildError {
+    problems: Vec<Problem>,
+}
+
+impl BuildError {
+    /// A single mistake at `path`.
+    pub fn at(path: impl Into<String>, message: impl fmt::Display) -> Self {
+        let mut error = Self::default();
+        error.add(path, message);
+        error
+    }
+
+    /// Adds a mistake at `path`.
+    pub fn add(&mut self, path: impl Into<String>, message: impl fmt::Display) {
+        self.problems.push(Problem { path: path.into(), message: message.to_string() });
+    }
+
+    /// Adds the mistakes of a part whose own path is `prefix`.
+    pub fn nest(&mut self, prefix: &str, part: BuildError) {
+        self.problems.extend(
+            part.problems
+                .into_iter()
+                .map(|problem| Problem { path: join_path(prefix, &problem.path), message: problem.message }),
+        );
+    }
+
+    /// Takes a part's value, or notes its mistakes below `prefix` and returns nothing.
+    pub fn take<T>(&mut self, prefix: &str, part: Result<T, BuildError>) -> Option<T> {
+        part.map_err(|error| self.nest(prefix, error)).ok()
+    }
+
+    /// `value` if no mistake was added, else the mistakes.
+    pub fn or<T>(self, value: T) -> Result<T, Self> {
+        if self.problems.is_empty() { Ok(value) } else { Err(self) }
+    }
+
+    /// The mistakes, in the order in which they were found.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+}
+
+/// Everything that is wrong with a configuration, each mistake with its file and its full path.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", join(.problems))]
+pub struct ConfigError {
+    /// The mistakes; never empty.
+    pub problems: Vec<Problem>,
+}
+
+impl ConfigError {
+    /// A single mistake at `path`.
+    pub fn at(path: impl Into<String>, message: impl fmt::Display) -> Self {
+        Self { problems: vec![Problem { path: path.into(), message: message.to_string() }] }
+    }
+}
+
+impl From<BuildError> for ConfigError {
+    fn from(error: BuildError) -> Self {
+        Self { problems: error.problems }
+    }
+}
+
+fn join(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// `prefix.rest`, or `prefix[0]` where the rest is an index.
+pub(crate) fn join_path(prefix: &str, rest: &str) -> String {
+    if prefix.is_empty() || rest.is_empty() || rest.starts_with('[') {
+        format!("{prefix}{rest}")
+    } else {
+        format!("{prefix}.{rest}")
+    }
+}
