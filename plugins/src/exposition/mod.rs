@@ -1,1 +1,40 @@
-//! Comes with the next commits.
+//! The text exposition format of Prometheus: parse it, relabel it, write it again.
+//!
+//! A scrape is a page of text: `# HELP` and `# TYPE` lines that describe a metric family, and one
+//! line per sample. This module reads format 0.0.4 with the verdicts of Prometheus (what a
+//! Prometheus server refuses is refused here, and nothing else), adds target labels as a scrape
+//! does, and writes either the plain text ([`encode`]) or the stricter form that a Push Gateway
+//! takes ([`canonical`]).
+//!
+//! Three layers, each usable alone: [`Parser`] streams entries and borrows everything from the
+//! body; [`parse`] gathers them into families; [`canonical`] makes the families fit a gateway.
+//!
+//! ```
+//! use prometheus_streams_plugins::exposition;
+//!
+//! let mut families = exposition::parse(b"# TYPE up gauge\nup{job=\"a\"} 1\n")?;
+//! exposition::apply_target_labels(&mut families, &[("job", "b")], false);
+//! let mut page = Vec::new();
+//! exposition::encode(&families, &mut page);
+//! assert_eq!(page, b"# TYPE up gauge\nup{job=\"b\",exported_job=\"a\"} 1\n");
+//! # Ok::<(), exposition::ParseError>(())
+//! ```
+
+mod canonical;
+mod encode;
+mod error;
+mod float;
+mod group;
+mod labels;
+mod model;
+mod text;
+#[cfg(test)]
+mod verdicts;
+
+pub use canonical::{Canonical, Normalized, canonical, normalize};
+pub use encode::{encode, encode_sample, encode_type};
+pub use error::ParseError;
+pub use group::parse;
+pub use labels::apply_target_labels;
+pub use model::{Family, LabelPair, MetricKind, Sample};
+pub use text::{Entry, Label, Parser, count_samples};

@@ -1,0 +1,137 @@
+//! Sample values: the numbers that Go's parser takes, read fast and written so that they come back
+//! bit for bit.
+
+use std::io::Write;
+
+const POWERS_OF_TEN: [f64; 16] =
+    [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
+
+/// The number that `token` spells for Prometheus, or `None`. Go and Rust read the same spellings
+/// but for two: a sign before `nan`, and finite text that only infinity could hold.
+pub(super) fn parse_float(token: &[u8]) -> Option<f64> {
+    if let Some(value) = parse_short_decimal(token) {
+        return Some(value);
+    }
+    if let [b'+' | b'-', b'n' | b'N', ..] = token {
+        return None;
+    }
+    let value: f64 = std::str::from_utf8(token).ok()?.parse().ok()?;
+    if value.is_infinite() && token.iter().any(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(value)
+}
+
+/// Up to 15 digits with an optional fraction: digits and power of ten are both exact in an f64,
+/// so one division rounds correctly. Most samples are counters and end here.
+fn parse_short_decimal(token: &[u8]) -> Option<f64> {
+    let (negative, digits) = match token {
+        [b'-', rest @ ..] => (true, rest),
+        rest => (false, rest),
+    };
+    if digits.is_empty() || digits.len() > 16 {
+        return None;
+    }
+    let (mut mantissa, mut seen, mut fraction) = (0u64, 0usize, None);
+    for byte in digits {
+        match byte {
+            b'0'..=b'9' => {
+                mantissa = mantissa * 10 + u64::from(byte - b'0');
+                seen += 1;
+            }
+            b'.' if fraction.is_none() => fraction = Some(seen),
+            _ => return None,
+        }
+    }
+    if seen == 0 || seen > 15 {
+        return None;
+    }
+    let scale = POWERS_OF_TEN[seen - fraction.unwrap_or(seen)];
+    let value = mantissa as f64 / scale;
+    Some(if negative { -value } else { value })
+}
+
+/// Appends `value` in the shortest form that reads back as the same number.
+pub(super) fn write_float(out: &mut Vec<u8>, value: f64) {
+    if value.is_nan() {
+        out.extend_from_slice(b"NaN");
+    } else if value.is_infinite() {
+        out.extend_from_slice(if value > 0.0 { b"+Inf" } else { b"-Inf" });
+    } else if value.fract() == 0.0 && value.abs() < 1e15 {
+        // Display has no exponent and no ".0", and keeps the sign of -0. Writing to a Vec cannot fail.
+        let _ = write!(out, "{value}");
+    } else {
+        let _ = write!(out, "{value:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn written(value: f64) -> String {
+        let mut out = Vec::new();
+        write_float(&mut out, value);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn reads_what_go_reads() {
+        for (text, value) in [
+            ("1", 1.0),
+            ("+1", 1.0),
+            (".5", 0.5),
+            ("5.", 5.0),
+            ("-0.25", -0.25),
+            ("1e-400", 0.0),
+            ("1E5", 1e5),
+            ("infinity", f64::INFINITY),
+            ("-iNf", f64::NEG_INFINITY),
+            ("123456789012345", 123_456_789_012_345.0),
+            ("9007199254740993", 9_007_199_254_740_992.0),
+            ("0.1", 0.1),
+            ("1.7976931348623157e308", f64::MAX),
+        ] {
+            assert_eq!(parse_float(text.as_bytes()), Some(value), "{text}");
+        }
+        assert!(parse_float(b"nAn").unwrap().is_nan());
+        assert!(parse_float(b"-0").unwrap().is_sign_negative());
+    }
+
+    #[test]
+    fn refuses_what_go_refuses() {
+        for text in [
+            "", ".", "-", "+-1", "1e", "1e400", "-1e400", "+NaN", "-nan", "0x10", "0x1p4", "1p3", "1_000",
+            "1,5", "1 ", "1..2", "infin", "\u{661}",
+        ] {
+            assert_eq!(parse_float(text.as_bytes()), None, "{text}");
+        }
+        assert_eq!(parse_float(b"1\xff"), None);
+    }
+
+    #[test]
+    fn writes_plainly() {
+        assert_eq!(written(0.0), "0");
+        assert_eq!(written(-0.0), "-0");
+        assert_eq!(written(1234.0), "1234");
+        assert_eq!(written(1.5), "1.5");
+        assert_eq!(written(1e300), "1e300");
+        assert_eq!(written(f64::NEG_INFINITY), "-Inf");
+        assert_eq!(written(f64::NAN), "NaN");
+    }
+
+    proptest! {
+        #[test]
+        fn every_number_comes_back(bits: u64) {
+            let value = f64::from_bits(bits);
+            let back = parse_float(written(value).as_bytes()).unwrap();
+            prop_assert!(back.to_bits() == bits || value.is_nan() && back.is_nan());
+        }
+
+        #[test]
+        fn the_short_way_is_the_long_way(digits in "-?[0-9]{0,9}\\.?[0-9]{0,8}") {
+            prop_assert_eq!(parse_float(digits.as_bytes()), digits.parse::<f64>().ok());
+        }
+    }
+}

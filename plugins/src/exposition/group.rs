@@ -1,0 +1,199 @@
+//! From the stream of entries to families.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use super::error::ParseError;
+use super::model::{Family, MetricKind, Sample};
+use super::text::{Entry, Parser};
+
+/// Parses a whole body of text format 0.0.4.
+///
+/// Families come in the order of first appearance and hold their samples in the order of the body,
+/// also when the body mixes families. As in Prometheus, metadata may stand anywhere and the last
+/// `TYPE` and the last `HELP` of a name win. A series `x_count` belongs to `x` if that is a
+/// histogram or summary and `x_count` has no metadata of its own. Duplicate series are kept.
+///
+/// # Errors
+/// Where the body is not text format 0.0.4; then nothing of it is used.
+pub fn parse(body: &[u8]) -> Result<Vec<Family<'_>>, ParseError> {
+    let mut names = Names::default();
+    let mut samples: Vec<(usize, Sample<'_>)> = Vec::new();
+    let mut parser = Parser::new(body);
+    while let Some(entry) = parser.next_entry()? {
+        match entry {
+            Entry::Help { name, text } => {
+                let known = names.known(name);
+                known.help = Some(text);
+                known.is_declared = true;
+            }
+            Entry::Type { name, kind } => {
+                let known = names.known(name);
+                known.kind = kind;
+                known.is_declared = true;
+            }
+            Entry::Sample { name, value, timestamp } => {
+                let labels = parser.labels().iter();
+                let sample = Sample {
+                    labels: labels.map(|l| (l.name.clone(), l.value())).collect(),
+                    name: name.clone(),
+                    value,
+                    timestamp,
+                };
+                samples.push((names.index(name), sample));
+            }
+        }
+    }
+    Ok(names.gather(samples))
+}
+
+/// Every name of a body, of families and of series, in the order of appearance.
+#[derive(Default)]
+struct Names<'a> {
+    known: Vec<Known<'a>>,
+    by_name: HashMap<Cow<'a, str>, usize>,
+    last: usize,
+}
+
+struct Known<'a> {
+    name: Cow<'a, str>,
+    kind: MetricKind,
+    help: Option<Cow<'a, str>>,
+    is_declared: bool,
+}
+
+impl<'a> Names<'a> {
+    fn known(&mut self, name: Cow<'a, str>) -> &mut Known<'a> {
+        let index = self.index(name);
+        &mut self.known[index]
+    }
+
+    fn index(&mut self, name: Cow<'a, str>) -> usize {
+        // Neighbouring lines mostly share their name.
+        if self.known.get(self.last).is_some_and(|k| k.name == name) {
+            return self.last;
+        }
+        self.last = *self.by_name.entry(name).or_insert_with_key(|name| {
+            self.known.push(Known {
+                name: name.clone(),
+                kind: MetricKind::Untyped,
+                help: None,
+                is_declared: false,
+            });
+            self.known.len() - 1
+        });
+        self.last
+    }
+
+    /// The name under which the series of name `index` are kept.
+    fn family_of(&self, index: usize) -> usize {
+        let own = &self.known[index];
+        if own.is_declared {
+            return index;
+        }
+        ["_bucket", "_sum", "_count"]
+            .iter()
+            .find_map(|suffix| {
+                let base = *self.by_name.get(own.name.strip_suffix(suffix)?)?;
+                let has_suffix = self.known[base].kind.suffixes().contains(suffix);
+                has_suffix.then_some(base)
+            })
+            .unwrap_or(index)
+    }
+
+    fn gather(mut self, samples: Vec<(usize, Sample<'a>)>) -> Vec<Family<'a>> {
+        let mut counts = vec![0; self.known.len()];
+        for (index, _) in &samples {
+            counts[*index] += 1;
+        }
+        let mut families = Vec::new();
+        let mut slots = vec![None; self.known.len()];
+        let mut slot_of_name = Vec::with_capacity(self.known.len());
+        for (index, count) in counts.into_iter().enumerate() {
+            let base = self.family_of(index);
+            let slot = *slots[base].get_or_insert_with(|| {
+                let known = &mut self.known[base];
+                families.push(Family {
+                    name: known.name.clone(),
+                    kind: known.kind,
+                    help: known.help.take(),
+                    samples: Vec::new(),
+                });
+                families.len() - 1
+            });
+            families[slot].samples.reserve_exact(count);
+            slot_of_name.push(slot);
+        }
+        for (index, sample) in samples {
+            families[slot_of_name[index]].samples.push(sample);
+        }
+        families
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(body: &str) -> Vec<(String, MetricKind, Vec<String>)> {
+        let families = parse(body.as_bytes()).unwrap();
+        let names = |f: &Family<'_>| f.samples.iter().map(|s| s.name.to_string()).collect();
+        families.iter().map(|f| (f.name.to_string(), f.kind, names(f))).collect()
+    }
+
+    fn family(name: &str, kind: MetricKind, samples: &[&str]) -> (String, MetricKind, Vec<String>) {
+        let samples = samples.iter().map(ToString::to_string).collect();
+        (name.to_owned(), kind, samples)
+    }
+
+    #[test]
+    fn mixed_families_are_sorted_out() {
+        assert_eq!(
+            shape("x 1\ny 1\nx{a=\"1\"} 2\n"),
+            [family("x", MetricKind::Untyped, &["x", "x"]), family("y", MetricKind::Untyped, &["y"])]
+        );
+    }
+
+    #[test]
+    fn a_histogram_owns_its_suffixes_wherever_its_type_stands() {
+        let body = "x_count 1\ny 1\nx_bucket{le=\"+Inf\"} 1\n# TYPE x histogram\nx_sum 1\n";
+        assert_eq!(
+            shape(body),
+            [
+                family("x", MetricKind::Histogram, &["x_count", "x_bucket", "x_sum"]),
+                family("y", MetricKind::Untyped, &["y"])
+            ]
+        );
+    }
+
+    #[test]
+    fn a_summary_does_not_own_buckets_nor_declared_names() {
+        let body = "# TYPE x summary\n# HELP x_sum Own.\nx_sum 1\nx_bucket 1\nx_count 1\n";
+        assert_eq!(
+            shape(body),
+            [
+                family("x", MetricKind::Summary, &["x_count"]),
+                family("x_sum", MetricKind::Untyped, &["x_sum"]),
+                family("x_bucket", MetricKind::Untyped, &["x_bucket"])
+            ]
+        );
+    }
+
+    #[test]
+    fn the_last_metadata_wins() {
+        let body = b"# TYPE x gauge\n# HELP x a\nx 1\n# HELP x b\\nc\n# TYPE x counter\n";
+        let families = parse(body).unwrap();
+        assert_eq!(families[0].kind, MetricKind::Counter);
+        assert_eq!(families[0].help.as_deref(), Some("b\nc"));
+    }
+
+    #[test]
+    fn samples_keep_all_that_they_say() {
+        let families = parse(b"x{b=\"1\\\"\\q\",a=\"\"} 2.5 1700\n").unwrap();
+        let sample = &families[0].samples[0];
+        let labels = [("b".into(), "1\"\\q".into()), ("a".into(), "".into())];
+        assert_eq!(sample.labels, labels);
+        assert_eq!((sample.value, sample.timestamp), (2.5, Some(1700)));
+        assert!(matches!(sample.name, Cow::Borrowed(_)));
+    }
+}
