@@ -300,28 +300,29 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// Two labels of one name are an error, unless one of them is empty: then both count as absent.
+    /// Two labels of one name are an error, unless one of them is empty: then all of them count as absent.
     fn refuse_duplicates(&mut self) -> Result<(), ParseError> {
-        if self.labels.is_sorted_by(|a, b| a.name < b.name) {
+        let labels = &mut self.labels;
+        if labels.is_sorted_by(|a, b| a.name < b.name) {
             return Ok(());
         }
         self.order.clear();
-        self.order.extend(0..self.labels.len());
-        let labels = &self.labels;
+        self.order.extend(0..labels.len());
         self.order.sort_unstable_by(|a, b| (&labels[*a].name, a).cmp(&(&labels[*b].name, b)));
-        for pair in 1..self.order.len() {
-            let (first, second) = (self.order[pair - 1], self.order[pair]);
-            if self.labels[first].name != self.labels[second].name {
-                continue;
+        let mut rest = &self.order[..];
+        while let [first, ..] = rest {
+            let run = rest.iter().take_while(|index| labels[**index].name == labels[*first].name);
+            let (same, later) = rest.split_at(run.count());
+            rest = later;
+            let [_, second, ..] = same else { continue };
+            if !same.iter().any(|index| labels[*index].raw.is_empty()) {
+                let again = &labels[*second];
+                let message = format!("expected each label once, found {:?} again", again.name);
+                return Err(ParseError::new(self.body, again.at, message));
             }
-            if self.labels[first].raw.is_empty() || self.labels[second].raw.is_empty() {
-                self.labels[first].raw = "";
-                self.labels[second].raw = "";
-                continue;
+            for index in same {
+                labels[*index].raw = "";
             }
-            let again = &self.labels[second];
-            let message = format!("expected each label once, found {:?} again", again.name);
-            return Err(self.fail(again.at, message));
         }
         Ok(())
     }
