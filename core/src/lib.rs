@@ -38,7 +38,7 @@ pub mod emitter;
 
 pub mod stage;
 
-mod settings;
+pub mod settings;
 
 pub mod registry;
 

@@ -17,7 +17,7 @@ const MOST_PROBLEMS: usize = 50;
 ///
 /// # Errors
 /// Every mistake, with its path relative to `tree`.
-pub(crate) fn read<T: DeserializeOwned>(mut tree: Value) -> Result<T, BuildError> {
+pub fn read<T: DeserializeOwned>(mut tree: Value) -> Result<T, BuildError> {
     let mut problems = BuildError::default();
     let mut removed = Removed::default();
     loop {
