@@ -1,0 +1,8 @@
+//! Black-box tests of the whole: the program and the real servers around it, each on a port of its
+//! own and in a directory of its own. One binary, one module per subject; what the modules share is in
+//! [`support`]. A test that cannot find its server fails, and says what to install.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub, missing_docs)]
+
+mod parts;
+mod support;

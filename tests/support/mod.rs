@@ -1,0 +1,14 @@
+//! The harness: real parts that start, die and come back at a word, and ways to wait for what they do.
+
+// Each part offers what any test may need, whether or not one needs it today.
+#![allow(dead_code)]
+
+pub mod agent;
+pub mod certs;
+pub mod http;
+pub mod nats;
+pub mod process;
+pub mod prometheus;
+pub mod server;
+pub mod targets;
+pub mod wait;
