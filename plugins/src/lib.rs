@@ -12,6 +12,7 @@ pub mod support {
     pub mod envelope;
     pub mod http;
     pub mod nats;
+    pub mod process;
     pub mod scrape;
     pub mod server;
     pub mod tls;
