@@ -1,0 +1,160 @@
+//! A web server for tests that does what no good server would: it answers with whatever bytes the
+//! test says, or closes, or stalls, or never ends.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+/// What the server does with a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Answer {
+    /// Writes these bytes and waits for the next request on the connection.
+    Bytes(Bytes),
+    /// Writes these bytes and closes.
+    Last(Bytes),
+    /// Writes these bytes and nothing more, and keeps the connection open.
+    Stall(Bytes),
+    /// Writes the first, and then the second for ever.
+    Endless(Bytes, Bytes),
+}
+
+impl Answer {
+    /// A complete answer: `status` as in `404 Not Found`, headers as in `Content-Type: text/plain`.
+    pub(crate) fn complete(status: &str, headers: &[&str], body: impl AsRef<[u8]>) -> Self {
+        let body = body.as_ref();
+        let mut bytes = head(status, headers, Some(body.len()));
+        bytes.extend_from_slice(body);
+        Self::Bytes(bytes.into())
+    }
+
+    /// A good scrape.
+    pub(crate) fn ok(body: impl AsRef<[u8]>) -> Self {
+        Self::complete("200 OK", &["Content-Type: text/plain; version=0.0.4"], body)
+    }
+
+    /// Headers of an answer whose length is not announced.
+    pub(crate) fn head(headers: &[&str]) -> Bytes {
+        head("200 OK", headers, None).into()
+    }
+}
+
+fn head(status: &str, headers: &[&str], length: Option<usize>) -> Vec<u8> {
+    let length = length.map(|length| format!("Content-Length: {length}\r\n")).unwrap_or_default();
+    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    format!("HTTP/1.1 {status}\r\n{length}{headers}\r\n").into_bytes()
+}
+
+/// A server on a port of its own, that ends with its value.
+pub(crate) struct TestServer {
+    /// `127.0.0.1:port`
+    pub(crate) address: String,
+    requests: Arc<Mutex<Vec<String>>>,
+    connections: Arc<Mutex<usize>>,
+    task: JoinHandle<()>,
+}
+
+impl TestServer {
+    /// Serves plain HTTP; `answer` gets the head of each request.
+    pub(crate) async fn start(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
+        Self::serve(None, Arc::new(answer)).await
+    }
+
+    /// Serves HTTPS.
+    pub(crate) async fn start_tls(
+        config: ServerConfig,
+        answer: impl Fn(&str) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Self::serve(Some(TlsAcceptor::from(Arc::new(config))), Arc::new(answer)).await
+    }
+
+    async fn serve(tls: Option<TlsAcceptor>, answer: Arc<dyn Fn(&str) -> Answer + Send + Sync>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let connections = Arc::new(Mutex::new(0));
+        let (seen, opened) = (Arc::clone(&requests), Arc::clone(&connections));
+        let task = tokio::spawn(async move {
+            let mut open = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                *opened.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+                let (tls, answer, seen) = (tls.clone(), Arc::clone(&answer), Arc::clone(&seen));
+                open.spawn(async move {
+                    match tls {
+                        // A client that does not like us goes away; the test sees that on its side.
+                        Some(tls) => match tls.accept(stream).await {
+                            Ok(stream) => connection(stream, &*answer, &seen).await,
+                            Err(_) => Ok(()),
+                        },
+                        None => connection(stream, &*answer, &seen).await,
+                    }
+                });
+            }
+        });
+        Self { address, requests, connections, task }
+    }
+
+    /// The heads of the requests so far.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many connections were opened so far.
+    pub(crate) fn connections(&self) -> usize {
+        *self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Serves one connection to its end.
+async fn connection(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    answer: &(dyn Fn(&str) -> Answer + Send + Sync),
+    seen: &Mutex<Vec<String>>,
+) -> std::io::Result<()> {
+    while let Some(request) = read_head(&mut stream).await? {
+        seen.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
+        match answer(&request) {
+            Answer::Bytes(bytes) => stream.write_all(&bytes).await?,
+            Answer::Last(bytes) => {
+                stream.write_all(&bytes).await?;
+                return stream.shutdown().await;
+            }
+            Answer::Stall(bytes) => {
+                stream.write_all(&bytes).await?;
+                stream.flush().await?;
+                std::future::pending::<()>().await;
+            }
+            Answer::Endless(bytes, more) => {
+                stream.write_all(&bytes).await?;
+                loop {
+                    stream.write_all(&more).await?;
+                }
+            }
+        }
+        stream.flush().await?;
+    }
+    Ok(())
+}
+
+/// The head of the next request, or the first byte of what is none. Requests in these tests have no body.
+async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Option<String>> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") && head.first().is_none_or(u8::is_ascii_uppercase) {
+        let mut byte = [0];
+        if stream.read(&mut byte).await? == 0 {
+            return Ok(None);
+        }
+        head.push(byte[0]);
+    }
+    Ok(Some(String::from_utf8_lossy(&head).into_owned()))
+}
