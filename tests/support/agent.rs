@@ -1,6 +1,7 @@
 //! The program under test as a child process: its configuration in a directory of its own, its JSON log
 //! kept for the test to read, and printed when the test fails.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
 use std::time::Duration;
@@ -29,15 +30,15 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// `run` with this configuration. The harness adds a JSON log and a monitor on a port of its own.
-    pub fn start(config: &str) -> Self {
+    /// `run` with this configuration, in YAML or as a JSON value, which is YAML too. The harness adds a JSON log and a monitor on a port of its own.
+    pub fn start(config: impl Display) -> Self {
         let (dir, monitor) = (temp_dir(), free_port());
         let harness = format!(
             "log:\n  level: info\n  format: json\nextensions:\n  monitor:\n    listen: 127.0.0.1:{monitor}\n"
         );
         let files = [dir.path().join("harness.yaml"), dir.path().join("test.yaml")];
         std::fs::write(&files[0], harness).expect("write a configuration");
-        std::fs::write(&files[1], config).expect("write a configuration");
+        std::fs::write(&files[1], config.to_string()).expect("write a configuration");
         let args = ["run".to_owned()].into_iter().chain(files.iter().map(|file| file.display().to_string()));
         Self::with_args(dir, monitor, args.collect())
     }

@@ -5,10 +5,12 @@
 
 pub mod agent;
 pub mod certs;
+pub mod configs;
 pub mod http;
 pub mod nats;
 pub mod process;
 pub mod prometheus;
+pub mod proxy;
 pub mod server;
 pub mod targets;
 pub mod wait;

@@ -5,8 +5,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use hyper::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::certs::Certs;
 use super::http;
 use super::process::program;
 use super::server::{Ready, Server, temp_dir};
@@ -56,9 +57,30 @@ impl NodeExporter {
 
 impl PushGateway {
     pub async fn start() -> Self {
+        Self::with(Ready::Http("/-/ready"), &[]).await
+    }
+
+    /// A gateway that asks for client certificates.
+    pub async fn start_tls(certs: &Certs) -> Self {
+        let file = certs.cert("server").with_file_name("pushgateway.yml");
+        let config = json!({ "tls_server_config": {
+            "cert_file": certs.cert("server"),
+            "key_file": certs.key("server"),
+            "client_auth_type": "RequireAndVerifyClientCert",
+            "client_ca_file": certs.ca(),
+        } });
+        std::fs::write(&file, config.to_string()).expect("write the configuration of the Push Gateway");
+        let mut gateway = Self::with(Ready::Tcp, &[format!("--web.config.file={}", file.display())]).await;
+        gateway.0.scheme = "https";
+        gateway
+    }
+
+    async fn with(ready: Ready, more: &[String]) -> Self {
         let program = program("prometheus-pushgateway", "prometheus-pushgateway");
-        let server = Server::start("pushgateway", Ready::Http("/-/ready"), temp_dir(), move |port, _| {
+        let more = more.to_vec();
+        let server = Server::start("pushgateway", ready, temp_dir(), move |port, _| {
             let mut command = Command::new(&program);
+            command.args(&more);
             // Without the empty file Debian's build remembers groups between runs.
             command.args(["--persistence.file=", &format!("--web.listen-address=127.0.0.1:{port}")]);
             command
@@ -92,12 +114,11 @@ impl PushGateway {
 }
 
 impl Prometheus {
-    /// A server that reads `scrape_configs`, given as the YAML list below that key, every second.
-    pub async fn start(scrape_configs: &str) -> Self {
+    /// A server that reads `scrape_configs`, as that key of its configuration has them, every second.
+    pub async fn start(scrape_configs: Value) -> Self {
         let program = program("prometheus", "prometheus");
-        let config = format!(
-            "global:\n  scrape_interval: 1s\n  scrape_timeout: 1s\nscrape_configs:\n{scrape_configs}\n"
-        );
+        let global = json!({ "scrape_interval": "1s", "scrape_timeout": "1s" });
+        let config = json!({ "global": global, "scrape_configs": scrape_configs }).to_string();
         let server = Server::start("prometheus", Ready::Http("/-/ready"), temp_dir(), move |port, dir| {
             let file = dir.join("prometheus.yml");
             std::fs::write(&file, &config).expect("write the configuration of Prometheus");
@@ -114,9 +135,22 @@ impl Prometheus {
 
     /// A server that reads one page with `honor_labels`, as of a Push Gateway.
     pub async fn reading(address: &str) -> Self {
-        Self::start(&format!(
-            "- job_name: streams\n  honor_labels: true\n  static_configs:\n  - targets: ['{address}']"
-        ))
+        let targets = json!([{ "targets": [address] }]);
+        Self::start(json!([{ "job_name": "streams", "honor_labels": true, "static_configs": targets }])).await
+    }
+
+    /// The same over TLS with a client certificate.
+    pub async fn reading_tls(address: &str, certs: &Certs) -> Self {
+        let tls = json!({
+            "ca_file": certs.ca(), "cert_file": certs.cert("client"), "key_file": certs.key("client"),
+        });
+        Self::start(json!([{
+            "job_name": "streams",
+            "honor_labels": true,
+            "scheme": "https",
+            "tls_config": tls,
+            "static_configs": [{ "targets": [address] }],
+        }]))
         .await
     }
 

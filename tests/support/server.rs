@@ -2,7 +2,7 @@
 //! port and directory after a kill.
 
 use std::collections::HashSet;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::sync::{Mutex, PoisonError};
@@ -44,12 +44,16 @@ type Start = dyn Fn(u16, &Path) -> Command + Send;
 pub enum Ready {
     /// It answers 200 on this path.
     Http(&'static str),
+    /// It takes connections.
+    Tcp,
     /// It greets as a nats-server with JetStream does.
     Nats,
 }
 
 pub struct Server {
     name: &'static str,
+    /// The scheme of its URL.
+    pub scheme: &'static str,
     command: Box<Start>,
     ready: Ready,
     port: u16,
@@ -75,7 +79,7 @@ impl Server {
             port = free_port();
             process = spawn(name, &command, port, dir.path());
         }
-        let mut server = Self { name, command, ready, port, process, dir };
+        let mut server = Self { name, scheme: "http", command, ready, port, process, dir };
         server.until_ready().await;
         server
     }
@@ -91,7 +95,7 @@ impl Server {
 
     /// `http://127.0.0.1:PORT`
     pub fn url(&self) -> String {
-        format!("http://{}", self.address())
+        format!("{}://{}", self.scheme, self.address())
     }
 
     pub fn dir(&self) -> &Path {
@@ -158,6 +162,7 @@ async fn until_ready(name: &str, ready: Ready, port: u16, process: &mut Process)
                 let answer = super::http::get(&format!("http://127.0.0.1:{port}{path}")).await;
                 answer.is_ok_and(|answer| answer.status == 200)
             }
+            Ready::Tcp => TcpStream::connect(("127.0.0.1", port)).is_ok(),
             Ready::Nats => super::nats::greets(port).await,
         };
         ready.then_some(true)
