@@ -58,8 +58,11 @@ pub(super) fn write_float(out: &mut Vec<u8>, value: f64) {
     } else if value.is_infinite() {
         out.extend_from_slice(if value > 0.0 { b"+Inf" } else { b"-Inf" });
     } else if value.fract() == 0.0 && value.abs() < 1e15 {
-        // Display has no exponent and no ".0", and keeps the sign of -0. Writing to a Vec cannot fail.
-        let _ = write!(out, "{value}");
+        if value.is_sign_negative() {
+            out.push(b'-');
+        }
+        // As an integer, which formats several times faster. Writing to a Vec cannot fail.
+        let _ = write!(out, "{}", value.abs() as u64);
     } else {
         let _ = write!(out, "{value:?}");
     }

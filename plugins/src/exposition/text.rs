@@ -112,16 +112,14 @@ impl<'a> Parser<'a> {
     }
 
     fn skip_blanks(&mut self) {
-        while matches!(self.peek(), Some(b' ' | b'\t')) {
-            self.at += 1;
-        }
+        self.take_while(|byte| matches!(byte, b' ' | b'\t'));
     }
 
+    /// Moves past the bytes that `accept` takes, and gives back where they start.
     fn take_while(&mut self, accept: impl Fn(u8) -> bool) -> usize {
         let start = self.at;
-        while self.peek().is_some_and(&accept) {
-            self.at += 1;
-        }
+        let rest = &self.body[start..];
+        self.at += rest.iter().position(|byte| !accept(*byte)).unwrap_or(rest.len());
         start
     }
 
