@@ -13,6 +13,7 @@ pub mod support {
     pub mod http;
     pub mod nats;
     pub mod process;
+    pub mod report;
     pub mod scrape;
     pub mod server;
     pub mod tls;

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 use std::future::Future;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -208,6 +208,37 @@ pub fn page(request: &HeaderMap, content_type: &'static str, body: impl Into<Byt
     response
 }
 
+/// As [`page`], for a body that is large and made only now: `write` runs away from the threads that
+/// serve others, and where the client takes gzip only the compressed body is ever in memory.
+pub async fn large_page<W>(request: &HeaderMap, content_type: &'static str, write: W) -> Response
+where
+    W: FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
+{
+    let encoded = accepts_gzip(request);
+    let written = tokio::task::spawn_blocking(move || {
+        if !encoded {
+            let mut body = Vec::new();
+            return write(&mut body).map(|()| body);
+        }
+        let encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        let mut buffered = BufWriter::with_capacity(64 * 1024, encoder);
+        write(&mut buffered)?;
+        buffered.into_inner()?.finish()
+    });
+    let body = match written.await.map_err(io::Error::other).and_then(|body| body) {
+        Ok(body) => body,
+        Err(error) => {
+            return text(StatusCode::INTERNAL_SERVER_ERROR, format_args!("cannot write the page: {error}"));
+        }
+    };
+    let mut response = answer(StatusCode::OK, content_type, body);
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    if encoded {
+        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    response
+}
+
 /// Compresses at the level at which Prometheus' own exporters do: quickly.
 fn gzip(body: &[u8]) -> io::Result<Bytes> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 8), Compression::fast());
@@ -251,6 +282,7 @@ pub async fn read_body(body: Incoming, most: usize) -> Result<Bytes, Response> {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::Notify;
 
     use super::*;
 
@@ -315,6 +347,48 @@ mod tests {
         let (address, ..) = start().await;
         let error = Server::bind(Listen(address)).await.unwrap_err();
         assert!(error.to_string().starts_with(&format!("cannot listen on {address}: ")), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_under_way_is_finished_after_shutdown() {
+        let server = Server::bind(LOOPBACK).await.unwrap();
+        let (address, shutdown) = (server.address(), CancellationToken::new());
+        let (begun, finish) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let signals = (Arc::clone(&begun), Arc::clone(&finish));
+        let handler = move |_request| {
+            let (begun, finish) = signals.clone();
+            async move {
+                begun.notify_one();
+                finish.notified().await;
+                text(StatusCode::OK, "at last")
+            }
+        };
+        let token = shutdown.clone();
+        let task = tokio::spawn(async move { server.serve("a test", handler, token).await });
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        begun.notified().await;
+        shutdown.cancel();
+        finish.notify_one();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("at last\n"), "{answer}");
+        task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_large_page_is_compressed_when_asked_for() {
+        let write = |out: &mut dyn Write| out.write_all(b"x 1\n");
+        let plain = large_page(&HeaderMap::new(), "text/plain", write).await;
+        assert!(!plain.headers().contains_key(header::CONTENT_ENCODING));
+        assert_eq!(plain.into_body().collect().await.unwrap().to_bytes(), "x 1\n");
+
+        let gzip = [(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"))].into_iter().collect();
+        let zipped = large_page(&gzip, "text/plain", write).await;
+        assert_eq!(zipped.headers()[header::CONTENT_ENCODING], "gzip");
+        let body = zipped.into_body().collect().await.unwrap().to_bytes();
+        let unzipped = io::read_to_string(flate2::read::GzDecoder::new(&body[..])).unwrap();
+        assert_eq!(unzipped, "x 1\n");
     }
 
     #[test]
