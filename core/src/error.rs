@@ -51,19 +51,29 @@ impl SendError {
 /// One mistake in a configuration, and where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
+    /// The file or environment variable that says so; empty where it is not known.
+    pub origin: String,
     /// The path of the offending value, as `source.jobs.node.targets[1].url`; empty for the whole.
     pub path: String,
     /// What is wrong and what to do about it.
     pub message: String,
 }
 
+impl Problem {
+    /// A mistake at `path`.
+    pub fn new(path: impl Into<String>, message: impl fmt::Display) -> Self {
+        Self { origin: String::new(), path: path.into(), message: message.to_string() }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.path.is_empty() {
-            f.write_str(&self.message)
-        } else {
-            write!(f, "{}: {}", self.path, self.message)
+        for place in [&self.origin, &self.path] {
+            if !place.is_empty() {
+                write!(f, "{place}: ")?;
+            }
         }
+        f.write_str(&self.message)
     }
 }
 
@@ -99,7 +109,7 @@ impl BuildError {
 
     /// Adds a mistake at `path`.
     pub fn add(&mut self, path: impl Into<String>, message: impl fmt::Display) {
-        self.problems.push(Problem { path: path.into(), message: message.to_string() });
+        self.problems.push(Problem::new(path, message));
     }
 
     /// Adds the mistakes of a part whose own path is `prefix`.
@@ -107,7 +117,7 @@ impl BuildError {
         self.problems.extend(
             part.problems
                 .into_iter()
-                .map(|problem| Problem { path: join_path(prefix, &problem.path), message: problem.message }),
+                .map(|problem| Problem { path: join_path(prefix, &problem.path), ..problem }),
         );
     }
 
@@ -119,6 +129,18 @@ impl BuildError {
     /// `value` if no mistake was added, else the mistakes.
     pub fn or<T>(self, value: T) -> Result<T, Self> {
         if self.problems.is_empty() { Ok(value) } else { Err(self) }
+    }
+
+    /// True when a mistake is known at `path`, above it or below it.
+    pub(crate) fn touches(&self, path: &str) -> bool {
+        let within = |inner: &str, outer: &str| {
+            inner
+                .strip_prefix(outer)
+                .is_some_and(|rest| outer.is_empty() || rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        self.problems
+            .iter()
+            .any(|known| !known.path.is_empty() && (within(&known.path, path) || within(path, &known.path)))
     }
 
     /// The mistakes, in the order in which they were found.
@@ -138,7 +160,7 @@ pub struct ConfigError {
 impl ConfigError {
     /// A single mistake at `path`.
     pub fn at(path: impl Into<String>, message: impl fmt::Display) -> Self {
-        Self { problems: vec![Problem { path: path.into(), message: message.to_string() }] }
+        Self { problems: vec![Problem::new(path, message)] }
     }
 }
 

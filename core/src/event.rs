@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map;
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -109,15 +108,6 @@ shared_map! {
     Attributes
 }
 
-impl Labels {
-    /// A hash that is equal for equal labels within this process; it picks the lane of an event.
-    pub fn lane_key(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.hash(&mut hasher);
-        hasher.finish()
-    }
-}
-
 /// As in PromQL: `{instance="db1:9100", job="node"}`.
 impl fmt::Display for Labels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -142,14 +132,5 @@ mod tests {
         changed.remove("instance");
         assert_eq!(original.to_string(), r#"{instance="db1", job="node"}"#);
         assert_eq!(changed.to_string(), r#"{job="other"}"#);
-    }
-
-    #[test]
-    fn the_lane_key_follows_the_labels_and_not_their_order() {
-        let one: Labels = [("a", "1"), ("b", "2")].into_iter().collect();
-        let two: Labels = [("b", "2"), ("a", "1")].into_iter().collect();
-        let shifted: Labels = [("a", "1b"), ("", "2")].into_iter().collect();
-        assert_eq!(one.lane_key(), two.lane_key());
-        assert_ne!(one.lane_key(), shifted.lane_key());
     }
 }

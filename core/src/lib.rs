@@ -12,11 +12,13 @@
 //! | [`values`] | the typed values of a configuration: durations with units, sizes, secrets |
 //! | [`metrics`] | every metric name of the core, and shared metrics for stages |
 //! | [`health`] | what each stage says of itself, behind `/-/ready` |
+//! | [`control`] | pause, resume, state, log level, shutdown: one handle |
+//! | [`emitter`] | how a source hands events over; the whole of backpressure |
 //! | [`stage`] | the four kinds of stage and what they are given |
+//! | [`settings`] | a settings tree to a typed struct, with every mistake and its place |
 //! | [`registry`] | stages found at compile time, by kind and type name |
 //! | [`middleware`] | a sink's `delivery:` settings, made into tower layers and lanes |
 //! | [`config`] | files and environment to one strict [`Config`](config::Config) |
-//! | [`control`] | pause, resume, state, log level, shutdown: one handle |
 //! | [`pipeline`] | build, run, drain |
 //! | `testing` | memory stages, a manual clock, the delivery laws (feature `testing`) |
 
@@ -41,6 +43,15 @@ pub mod stage;
 pub mod settings;
 
 pub mod registry;
+
+pub mod middleware;
+
+pub mod config;
+
+pub mod pipeline;
+
+#[cfg(feature = "testing")]
+pub mod testing;
 
 #[doc(hidden)]
 pub use inventory;

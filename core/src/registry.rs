@@ -64,7 +64,7 @@ impl Registration {
         Self {
             type_name: C::TYPE,
             schema: schema_of::<C>,
-            build: Build::Source(|settings, cx| settings::read::<C>(settings)?.build(cx)),
+            build: Build::Source(|tree, cx| settings::build(tree, |config: C| config.build(cx))),
         }
     }
 
@@ -73,7 +73,7 @@ impl Registration {
         Self {
             type_name: C::TYPE,
             schema: schema_of::<C>,
-            build: Build::Transform(|settings, cx| settings::read::<C>(settings)?.build(cx)),
+            build: Build::Transform(|tree, cx| settings::build(tree, |config: C| config.build(cx))),
         }
     }
 
@@ -83,7 +83,7 @@ impl Registration {
             type_name: C::TYPE,
             schema: schema_of::<C>,
             build: Build::Sink {
-                build: |settings, cx| settings::read::<C>(settings)?.build(cx),
+                build: |tree, cx| settings::build(tree, |config: C| config.build(cx)),
                 max_in_flight: C::MAX_IN_FLIGHT,
                 newest_only: C::NEWEST_ONLY,
             },
@@ -95,7 +95,7 @@ impl Registration {
         Self {
             type_name: C::TYPE,
             schema: schema_of::<C>,
-            build: Build::Extension(|settings, cx| settings::read::<C>(settings)?.build(cx)),
+            build: Build::Extension(|tree, cx| settings::build(tree, |config: C| config.build(cx))),
         }
     }
 

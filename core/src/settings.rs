@@ -17,21 +17,51 @@ const MOST_PROBLEMS: usize = 50;
 ///
 /// # Errors
 /// Every mistake, with its path relative to `tree`.
-pub fn read<T: DeserializeOwned>(mut tree: Value) -> Result<T, BuildError> {
+pub fn read<T: DeserializeOwned>(tree: Value) -> Result<T, BuildError> {
+    build(tree, Ok)
+}
+
+/// Reads `tree` as a `T`: the value, if anything of it could be read, and every mistake, with its path
+/// relative to `tree`. Where there are mistakes the value is good for finding more, and for nothing else.
+pub(crate) fn read_leniently<T: DeserializeOwned>(mut tree: Value) -> (Option<T>, BuildError) {
     let mut problems = BuildError::default();
     let mut removed = Removed::default();
     loop {
         match serde_path_to_error::deserialize::<_, T>(tree.clone()) {
-            Ok(value) => return problems.or(value),
+            Ok(value) => return (Some(value), problems),
             Err(error) => {
                 let steps = steps(error.path());
                 if !removed.covers(&steps) {
                     problems.add(removed.original_path(&steps), error.into_inner());
                 }
                 if problems.problems().len() >= MOST_PROBLEMS || !removed.take_out(&mut tree, steps) {
-                    return Err(problems);
+                    return (None, problems);
                 }
             }
+        }
+    }
+}
+
+/// Reads `tree` as a `C` and builds it.
+///
+/// # Errors
+/// Every mistake of both steps, with its path relative to `tree`.
+pub(crate) fn build<C: DeserializeOwned, S>(
+    tree: Value,
+    build: impl FnOnce(C) -> Result<S, BuildError>,
+) -> Result<S, BuildError> {
+    let (config, mut problems) = read_leniently::<C>(tree);
+    let Some(config) = config else { return Err(problems) };
+    match build(config) {
+        Ok(stage) => problems.or(stage),
+        Err(more) => {
+            // What was taken out may be missed now; that is no mistake of the file.
+            for problem in more.problems() {
+                if !problems.touches(&problem.path) {
+                    problems.add(&problem.path, &problem.message);
+                }
+            }
+            Err(problems)
         }
     }
 }
@@ -148,7 +178,7 @@ mod tests {
     }
 
     fn paths(tree: Value) -> Vec<String> {
-        let error = read::<Settings>(tree).unwrap_err();
+        let (_, error) = read_leniently::<Settings>(tree);
         error.problems().iter().map(|problem| problem.path.clone()).collect()
     }
 
@@ -180,6 +210,22 @@ mod tests {
                 "unknown"
             ]
         );
+    }
+
+    #[test]
+    fn building_goes_on_after_reading_and_does_not_complain_of_what_reading_took_out() {
+        let tree = json!({ "interval": "0s", "targets": [{ "url": 1 }] });
+        let error = build(tree, |settings: Settings| {
+            let mut problems = BuildError::default();
+            problems.add("interval", "must be more than zero");
+            if settings.targets.is_empty() {
+                problems.add("targets", "must not be empty");
+            }
+            problems.or(())
+        });
+        let error = error.unwrap_err();
+        let paths: Vec<_> = error.problems().iter().map(|problem| problem.path.as_str()).collect();
+        assert_eq!(paths, ["targets[0].url", "interval"]);
     }
 
     #[test]

@@ -1,0 +1,183 @@
+//! Files and environment to one strict [`Config`]. Core knows the frame: who we are, the log, which
+//! stages make up which pipelines. What is inside a stage is read by the stage itself, when the
+//! [`Agent`](crate::pipeline::Agent) is built; the mistakes of both come out together.
+
+mod layers;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use schemars::{JsonSchema, Schema};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::error::{BuildError, ConfigError};
+use crate::middleware::DeliveryConfig;
+use crate::settings;
+use crate::values::Span;
+
+use layers::Layers;
+
+/// A configuration whose frame has been read. It may have mistakes still; building tells them all.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The settings of the program.
+    pub settings: Settings,
+    pub(crate) problems: BuildError,
+    layers: Layers,
+}
+
+/// The settings of the program. Unknown keys are errors.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Who we are: the `publisher` of what we scrape. The host name if absent.
+    pub identity: Option<String>,
+    /// What is logged, and how.
+    pub log: LogConfig,
+    /// How long a shutdown waits for what is in flight. Default `10s`.
+    pub shutdown_grace: Option<Span>,
+    /// What runs beside the pipelines, by type.
+    pub extensions: BTreeMap<String, Value>,
+    /// The pipelines, by name.
+    pub pipelines: BTreeMap<String, PipelineConfig>,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter like `info,async_nats=debug`. Default `info`.
+    pub level: String,
+    /// `text` for a person, `json` for a machine. Default `text`.
+    pub format: LogFormat,
+    /// Write to this file instead of standard error.
+    pub file: Option<PathBuf>,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Text, file: None }
+    }
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines for a person.
+    #[default]
+    Text,
+    /// One JSON object a line, for a machine.
+    Json,
+}
+
+/// One pipeline: a source, any number of transforms, one or more sinks.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PipelineConfig {
+    /// How many events the pipeline holds at most that are not yet answered. Default `1024`.
+    #[serde(default = "default_capacity")]
+    pub capacity: usize,
+    /// Where its events begin.
+    #[schemars(with = "StageFrame")]
+    pub source: StageConfig,
+    /// What happens to them on the way, in this order.
+    #[serde(default)]
+    #[schemars(with = "Vec<StageFrame>")]
+    pub transforms: Vec<StageConfig>,
+    /// Where they land. An event is delivered when every sink has it.
+    #[schemars(with = "Vec<StageFrame>")]
+    pub sinks: Vec<StageConfig>,
+}
+
+fn default_capacity() -> usize {
+    1024
+}
+
+/// One stage as it stands in the file: the keys of [`StageFrame`], and the settings that its type knows.
+pub type StageConfig = serde_json::Map<String, Value>;
+
+/// The keys of a stage that core reads itself.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StageFrame {
+    /// The type, as `http_scrape`; `prometheus-streams list` shows them all.
+    #[serde(rename = "type")]
+    pub type_name: String,
+    /// Its name in logs and metrics. The type if absent; needed where a pipeline has two of a type.
+    pub name: Option<String>,
+    /// How events are delivered to it. Sinks only.
+    pub delivery: Option<DeliveryConfig>,
+}
+
+impl StageFrame {
+    /// Takes the frame out of a stage; what is left is for its type to read.
+    pub(crate) fn take(stage: &mut StageConfig) -> (Option<Self>, BuildError) {
+        let keys = ["type", "name", "delivery"];
+        let frame = keys.into_iter().filter_map(|key| stage.remove_entry(key)).collect();
+        settings::read_leniently(Value::Object(frame))
+    }
+}
+
+impl Config {
+    /// Merges `files` in the order given, lets variables of `env` that begin with
+    /// `PROMETHEUS_STREAMS__` override them, and puts `${env:NAME}` in place.
+    ///
+    /// # Errors
+    /// A file cannot be read or is neither YAML nor TOML, or an environment variable is not set.
+    /// Mistakes in the settings themselves come out when the agent is built.
+    pub fn load(
+        files: &[PathBuf],
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        Layers::load(files, env).map(Self::read)
+    }
+
+    /// A configuration from a text in YAML.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn from_yaml(text: &str) -> Result<Self, ConfigError> {
+        Layers::from_yaml(text).map(Self::read)
+    }
+
+    /// Who we are: `identity`, or else the host name.
+    pub fn identity(&self) -> String {
+        let host =
+            || std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::env::var("HOSTNAME"));
+        let configured = self.settings.identity.clone().filter(|name| !name.is_empty());
+        configured
+            .or_else(|| host().ok().map(|name| name.trim().to_owned()))
+            .unwrap_or_else(|| "localhost".into())
+    }
+
+    /// The mistakes found so far, each with the file to blame.
+    ///
+    /// # Errors
+    /// There are some.
+    pub fn verdict(&self) -> Result<(), ConfigError> {
+        self.blame(self.problems.clone())
+    }
+
+    /// The same for mistakes that were found elsewhere.
+    pub(crate) fn blame(&self, problems: BuildError) -> Result<(), ConfigError> {
+        problems.or(()).map_err(|error| self.layers.blame(error.problems().to_vec()))
+    }
+
+    fn read(layers: Layers) -> Self {
+        let (settings, mut problems) = settings::read_leniently::<Settings>(layers.tree.clone());
+        if settings.is_none() && problems.problems().is_empty() {
+            problems.add("", "the configuration cannot be read");
+        }
+        Self { settings: settings.unwrap_or_default(), problems, layers }
+    }
+}
+
+/// The JSON schema of the frame, for the stage reference.
+pub fn schema() -> Schema {
+    schemars::schema_for!(Settings)
+}
+
+#[cfg(test)]
+mod tests;
