@@ -72,12 +72,9 @@ impl Layers {
     pub(super) fn blame(&self, mut problems: Vec<Problem>) -> ConfigError {
         for problem in &mut problems {
             let steps: Vec<_> = problem.path.split(['.', '[', ']']).filter(|step| !step.is_empty()).collect();
-            let best = self.origins.iter().rev().max_by_key(|(_, tree)| depth(tree, &steps));
-            // `max_by_key` gives the last of equals, and the layers run backwards: take the strongest.
-            let depth_of_best = best.map_or(0, |(_, tree)| depth(tree, &steps));
-            if let Some((name, _)) =
-                self.origins.iter().rev().find(|(_, tree)| depth(tree, &steps) == depth_of_best)
-            {
+            let depths = self.origins.iter().map(|(name, tree)| (depth(tree, &steps), name));
+            // Of several layers that say as much, `max_by_key` gives the last, which is the strongest.
+            if let Some((_, name)) = depths.max_by_key(|(depth, _)| *depth) {
                 problem.origin.clone_from(name);
             }
         }

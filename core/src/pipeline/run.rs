@@ -65,9 +65,7 @@ impl Pipeline {
         let mut queues = Vec::new();
         for stage in self.sinks {
             let (sink, end) = (Arc::clone(&stage.sink), sinks_end.clone());
-            let name = stage.name.clone();
-            companions
-                .spawn(async move { sink.run(end).await.map_err(|error| format!("{name}: {error}").into()) });
+            companions.spawn(companion(stage.name.clone(), sink, end));
             let (queue, deliveries) = mpsc::unbounded_channel();
             queues.push(queue);
             drivers.spawn(lanes(&self.name, stage).run(deliveries, abort.clone()));
@@ -134,6 +132,13 @@ async fn drain(
         drivers.shutdown().await;
     }
     result
+}
+
+/// Runs what a sink does beside its sends. One that has no more to do waits for the end with the others.
+async fn companion(name: String, sink: Arc<dyn Sink>, end: CancellationToken) -> Result<(), BoxError> {
+    sink.run(end.clone()).await.map_err(|error| format!("{name}: {error}"))?;
+    end.cancelled().await;
+    Ok(())
 }
 
 async fn end_companions(mut companions: JoinSet<Result<(), BoxError>>) -> Result<(), BoxError> {

@@ -21,7 +21,7 @@ fn event(thing: &str, second: u64) -> Event {
 /// A sink that takes an event for each permit, and notes when it began with which.
 struct Gated {
     permits: Arc<Semaphore>,
-    begun: Arc<Mutex<Vec<(String, String)>>>,
+    begun: Begun,
 }
 
 #[async_trait]
@@ -35,7 +35,10 @@ impl Sink for Gated {
     }
 }
 
-fn gated(delivery: &DeliveryConfig) -> (SinkRig, Arc<Semaphore>, Arc<Mutex<Vec<(String, String)>>>) {
+/// Which thing and which of its bodies, in the order in which they were begun.
+type Begun = Arc<Mutex<Vec<(String, String)>>>;
+
+fn gated(delivery: &DeliveryConfig) -> (SinkRig, Arc<Semaphore>, Begun) {
     let (permits, begun) = (Arc::new(Semaphore::new(0)), Arc::default());
     let sink = Gated { permits: Arc::clone(&permits), begun: Arc::clone(&begun) };
     (SinkRig::start(Box::new(sink), delivery), permits, begun)
