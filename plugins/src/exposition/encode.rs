@@ -19,7 +19,8 @@ pub fn encode(families: &[Family<'_>], out: &mut Vec<u8>) {
     }
 }
 
-fn encode_help(name: &str, help: &str, out: &mut Vec<u8>) {
+/// Appends the `HELP` line of a family to `out`.
+pub fn encode_help(name: &str, help: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"# HELP ");
     encode_meta_name(name, out);
     out.push(b' ');

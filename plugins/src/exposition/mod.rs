@@ -32,9 +32,9 @@ mod text;
 mod verdicts;
 
 pub use canonical::{Canonical, Normalized, canonical, normalize};
-pub use encode::{encode, encode_sample, encode_type};
+pub use encode::{encode, encode_help, encode_sample, encode_type};
 pub use error::ParseError;
 pub use group::parse;
 pub use labels::apply_target_labels;
-pub use model::{Family, LabelPair, MetricKind, Sample};
+pub use model::{Family, LabelPair, MetricKind, Sample, is_plain_label_name, is_plain_metric_name};
 pub use text::{Entry, Label, Parser, count_samples};

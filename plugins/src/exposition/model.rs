@@ -86,16 +86,22 @@ impl Sample<'_> {
     pub fn label(&self, name: &str) -> &str {
         self.labels.iter().find(|(own, _)| own == name).map_or("", |(_, value)| value)
     }
+
+    /// Whether no name needs quotes. Only Prometheus 3 reads samples with quoted names; to an older
+    /// one, or to a Push Gateway, one of them spoils the page.
+    pub fn is_plain(&self) -> bool {
+        is_plain_metric_name(&self.name) && self.labels.iter().all(|(name, _)| is_plain_label_name(name))
+    }
 }
 
 /// Whether a metric name can be written without quotes: `[a-zA-Z_:][a-zA-Z0-9_:]*`.
-pub(super) fn is_plain_metric_name(name: &str) -> bool {
+pub fn is_plain_metric_name(name: &str) -> bool {
     let bytes = name.as_bytes();
     bytes.first().is_some_and(|b| is_name_start(*b)) && bytes.iter().all(|b| is_name_char(*b))
 }
 
 /// Whether a label name can be written without quotes: `[a-zA-Z_][a-zA-Z0-9_]*`.
-pub(super) fn is_plain_label_name(name: &str) -> bool {
+pub fn is_plain_label_name(name: &str) -> bool {
     is_plain_metric_name(name) && !name.contains(':')
 }
 

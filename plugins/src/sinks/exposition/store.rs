@@ -1,0 +1,139 @@
+//! The newest scrape of every target, until it is too old.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use prometheus::IntGauge;
+use prometheus_streams_core::event::Labels;
+use prometheus_streams_core::stage::Clock;
+
+use super::entry::Entry;
+use super::page::Page;
+
+/// As many families as are named in the log for their conflicts.
+const MOST_WARNINGS: usize = 1000;
+
+/// A target came that the page has no room for.
+#[derive(Debug, thiserror::Error)]
+#[error("the page holds {0} targets already; raise `max_targets` to hold more")]
+pub(super) struct Full(usize);
+
+/// The targets, shared by sends and pages.
+#[derive(Debug)]
+pub(super) struct Store {
+    pub(super) expire_after: Duration,
+    pub(super) max_targets: usize,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: StoreMetrics,
+    targets: Mutex<Targets>,
+}
+
+/// What the store says of itself.
+#[derive(Clone, Debug)]
+pub(super) struct StoreMetrics {
+    pub(super) targets: IntGauge,
+    pub(super) conflicts: IntGauge,
+}
+
+#[derive(Debug, Default)]
+struct Targets {
+    by_labels: HashMap<Labels, Arc<Entry>>,
+    next_rank: u64,
+    warned: HashSet<String>,
+}
+
+impl Store {
+    pub(super) fn new(
+        expire_after: Duration,
+        max_targets: usize,
+        clock: Arc<dyn Clock>,
+        metrics: StoreMetrics,
+    ) -> Self {
+        Self { expire_after, max_targets, clock, metrics, targets: Mutex::default() }
+    }
+
+    /// Whether a scrape of that time would come onto the page: it is not too old, and no newer one is there.
+    pub(super) fn wants(&self, labels: &Labels, timestamp: SystemTime) -> bool {
+        let is_newest = |known: &Arc<Entry>| known.timestamp <= timestamp;
+        !self.is_expired(timestamp) && self.lock().by_labels.get(labels).is_none_or(is_newest)
+    }
+
+    /// Puts a scrape in the place of the one before, unless that is newer.
+    pub(super) fn put(&self, labels: Labels, mut entry: Entry) -> Result<(), Full> {
+        // A clock that runs ahead would keep its scrapes on the page for longer than they are worth.
+        entry.timestamp = entry.timestamp.min(self.clock.now());
+        let mut targets = self.lock();
+        if let Some(known) = targets.by_labels.get_mut(&labels) {
+            if known.timestamp <= entry.timestamp {
+                entry.rank = known.rank;
+                *known = Arc::new(entry);
+            }
+            return Ok(());
+        }
+        if targets.by_labels.len() >= self.max_targets {
+            self.drop_expired(&mut targets);
+        }
+        if targets.by_labels.len() >= self.max_targets {
+            return Err(Full(self.max_targets));
+        }
+        entry.rank = targets.next_rank;
+        targets.next_rank += 1;
+        targets.by_labels.insert(labels, Arc::new(entry));
+        self.count(&targets);
+        Ok(())
+    }
+
+    /// Drops the scrapes that are too old.
+    pub(super) fn expire(&self) {
+        self.drop_expired(&mut self.lock());
+    }
+
+    /// Writes the page of all targets.
+    pub(super) fn write_page(&self, with_quotes: bool, out: &mut dyn Write) -> io::Result<()> {
+        let entries = self.entries();
+        let page = Page::new(&entries);
+        self.warn(&page.conflicts);
+        page.write(with_quotes, out)
+    }
+
+    fn entries(&self) -> Vec<Arc<Entry>> {
+        let mut targets = self.lock();
+        self.drop_expired(&mut targets);
+        let mut entries: Vec<_> = targets.by_labels.values().cloned().collect();
+        drop(targets);
+        entries.sort_unstable_by_key(|entry| entry.rank);
+        entries
+    }
+
+    fn warn(&self, conflicts: &[&str]) {
+        self.metrics.conflicts.set(i64::try_from(conflicts.len()).unwrap_or(i64::MAX));
+        let mut targets = self.lock();
+        for family in conflicts {
+            if targets.warned.len() < MOST_WARNINGS && targets.warned.insert((*family).to_owned()) {
+                tracing::warn!(
+                    family,
+                    "targets disagree on the type of a metric; the first of them is on the page"
+                );
+            }
+        }
+    }
+
+    fn is_expired(&self, timestamp: SystemTime) -> bool {
+        self.clock.now().duration_since(timestamp).is_ok_and(|age| age > self.expire_after)
+    }
+
+    fn drop_expired(&self, targets: &mut Targets) {
+        targets.by_labels.retain(|_, entry| !self.is_expired(entry.timestamp));
+        self.count(targets);
+    }
+
+    fn count(&self, targets: &Targets) {
+        self.metrics.targets.set(i64::try_from(targets.by_labels.len()).unwrap_or(i64::MAX));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Targets> {
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

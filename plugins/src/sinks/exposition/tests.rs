@@ -1,0 +1,265 @@
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::time::SystemTime;
+
+use http_body_util::{BodyExt, Empty};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use prometheus::Registry;
+use prometheus_streams_core::health::HealthBoard;
+use prometheus_streams_core::metrics::Metrics;
+use prometheus_streams_core::stage::Clock;
+
+use super::*;
+use crate::support::scrape;
+
+/// A clock that is moved by hand.
+#[derive(Debug)]
+struct Hands(Mutex<SystemTime>);
+
+impl Clock for Hands {
+    fn now(&self) -> SystemTime {
+        *self.0.lock().unwrap()
+    }
+}
+
+struct Bench {
+    sink: Exposition,
+    clock: Arc<Hands>,
+    metrics: Metrics,
+}
+
+impl Bench {
+    fn new(config: ExpositionConfig) -> Self {
+        let clock = Arc::new(Hands(Mutex::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000))));
+        let cx = context(clock.clone());
+        Self { sink: config.sink(&cx).unwrap(), clock, metrics: cx.metrics }
+    }
+
+    fn event(&self, target: &str, body: &'static str) -> Event {
+        let mut event = Event::new(self.clock.now(), body);
+        event.labels = [("job", "j"), ("instance", target), ("zone", "")].into_iter().collect();
+        event
+    }
+
+    async fn send(&self, target: &str, body: &'static str) -> Result<(), String> {
+        self.sink.send(self.event(target, body)).await.map_err(|error| {
+            assert!(!error.is_transient(), "{error}");
+            error.to_string()
+        })
+    }
+
+    fn advance(&self, seconds: u64) {
+        *self.clock.0.lock().unwrap() += Duration::from_secs(seconds);
+    }
+
+    fn page(&self) -> String {
+        let mut page = Vec::new();
+        self.sink.store.write_page(false, &mut page).unwrap();
+        String::from_utf8(page).unwrap()
+    }
+
+    /// The samples on the page that are not about the scrape itself.
+    fn samples(&self) -> Vec<String> {
+        let is_sample = |line: &&str| !line.starts_with('#') && !line.starts_with("scrape_");
+        self.page().lines().filter(is_sample).map(str::to_owned).collect()
+    }
+
+    fn gauge(&self, name: &str) -> i64 {
+        let gauges = self.metrics.gauges(name, "", &["pipeline", "sink"]);
+        gauges.with_label_values(&["p", "exposition"]).get()
+    }
+}
+
+fn context(clock: Arc<dyn Clock>) -> StageContext {
+    StageContext {
+        pipeline: "p".into(),
+        name: "exposition".into(),
+        identity: "me".into(),
+        clock,
+        metrics: Metrics::new(Registry::new()),
+        health: HealthBoard::default().stage("p/exposition"),
+    }
+}
+
+fn config() -> ExpositionConfig {
+    ExpositionConfig { listen: Listen(([127, 0, 0, 1], 0).into()), ..ExpositionConfig::default() }
+}
+
+#[tokio::test]
+async fn the_newest_scrape_of_every_target_is_on_the_page() {
+    let bench = Bench::new(config());
+    let old = bench.event("a", "x 0\n");
+    bench.advance(1);
+    bench.send("a", "# TYPE x gauge\nx{instance=\"own\"} 1\n").await.unwrap();
+    bench.send("b", "# TYPE x gauge\nx 2 17\n").await.unwrap();
+    bench.sink.send(old).await.unwrap();
+    let mut with_duration = bench.event("b", "# TYPE x gauge\nx 3\n");
+    with_duration.attributes.insert(scrape::DURATION, "0.25");
+    bench.sink.send(with_duration).await.unwrap();
+    assert_eq!(
+        bench.page(),
+        "# HELP scrape_duration_seconds How long the scrape took.\n\
+         # TYPE scrape_duration_seconds gauge\n\
+         scrape_duration_seconds{instance=\"b\",job=\"j\"} 0.25\n\
+         # HELP scrape_samples_scraped Samples that the target exposed.\n\
+         # TYPE scrape_samples_scraped gauge\n\
+         scrape_samples_scraped{instance=\"a\",job=\"j\"} 1\n\
+         scrape_samples_scraped{instance=\"b\",job=\"j\"} 1\n\
+         # HELP scrape_timestamp_seconds When the target was scraped, in seconds since 1970.\n\
+         # TYPE scrape_timestamp_seconds gauge\n\
+         scrape_timestamp_seconds{instance=\"a\",job=\"j\"} 1000001\n\
+         scrape_timestamp_seconds{instance=\"b\",job=\"j\"} 1000001\n\
+         # HELP up 1 if the last scrape of the target succeeded.\n\
+         # TYPE up gauge\n\
+         up{instance=\"a\",job=\"j\"} 1\n\
+         up{instance=\"b\",job=\"j\"} 1\n\
+         # TYPE x gauge\n\
+         x{instance=\"a\",job=\"j\",exported_instance=\"own\"} 1\n\
+         x{instance=\"b\",job=\"j\"} 3\n"
+    );
+}
+
+#[tokio::test]
+async fn a_failed_scrape_leaves_only_its_report() {
+    let bench = Bench::new(config());
+    bench.send("a", "x 1\n").await.unwrap();
+    let mut failed = bench.event("a", "");
+    failed.attributes.insert(scrape::ERROR, "connection refused");
+    bench.sink.send(failed).await.unwrap();
+    assert_eq!(bench.samples(), ["up{instance=\"a\",job=\"j\"} 0"]);
+}
+
+#[tokio::test]
+async fn a_body_that_cannot_be_read_is_rejected_and_down() {
+    let bench = Bench::new(config());
+    bench.send("a", "x 1\n").await.unwrap();
+    let error = bench.send("a", "x 1\ny{a=1} 2\n").await.unwrap_err();
+    assert!(error.contains("line 2, column 5: expected a label value"), "{error}");
+    assert_eq!(bench.samples(), ["up{instance=\"a\",job=\"j\"} 0"]);
+}
+
+#[tokio::test]
+async fn labels_that_would_spoil_the_page_are_rejected() {
+    let bench = Bench::new(config());
+    for name in ["a.b", "9x", "__name__", "", "a:b"] {
+        let mut event = bench.event("a", "x 1\n");
+        event.labels.insert(name, "v");
+        let error = bench.sink.send(event).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("{name:?} is not the name of a Prometheus label"));
+        assert!(!error.is_transient());
+    }
+    assert_eq!(bench.page(), "");
+}
+
+#[tokio::test]
+async fn what_is_too_old_leaves_the_page_and_does_not_come_back() {
+    let bench = Bench::new(config());
+    let first = bench.event("a", "x 1\n");
+    bench.sink.send(first.clone()).await.unwrap();
+    bench.advance(100);
+    bench.send("b", "x 2\n").await.unwrap();
+    bench.advance(200);
+    assert_eq!(bench.gauge("exposition_targets"), 2);
+    assert_eq!(bench.samples().len(), 4);
+    bench.advance(1);
+    assert_eq!(bench.samples(), ["up{instance=\"b\",job=\"j\"} 1", "x{instance=\"b\",job=\"j\"} 2"]);
+    assert_eq!(bench.gauge("exposition_targets"), 1);
+    bench.sink.send(first).await.unwrap();
+    assert_eq!(bench.gauge("exposition_targets"), 1);
+}
+
+#[tokio::test]
+async fn a_clock_that_runs_ahead_earns_nothing() {
+    let bench = Bench::new(config());
+    let mut ahead = bench.event("a", "x 1\n");
+    ahead.timestamp += Duration::from_secs(1_000_000);
+    bench.sink.send(ahead).await.unwrap();
+    bench.advance(1);
+    bench.send("a", "x 2\n").await.unwrap();
+    assert_eq!(bench.samples()[1], "x{instance=\"a\",job=\"j\"} 2");
+}
+
+#[tokio::test]
+async fn one_target_too_many_is_rejected_until_there_is_room() {
+    let bench = Bench::new(ExpositionConfig { max_targets: 1, ..config() });
+    bench.send("a", "x 1\n").await.unwrap();
+    bench.send("a", "x 2\n").await.unwrap();
+    let error = bench.send("b", "x 3\n").await.unwrap_err();
+    assert_eq!(error, "the page holds 1 targets already; raise `max_targets` to hold more");
+    bench.advance(301);
+    bench.send("b", "x 3\n").await.unwrap();
+    assert_eq!(bench.samples()[1], "x{instance=\"b\",job=\"j\"} 3");
+}
+
+#[tokio::test]
+async fn a_conflict_of_types_is_counted_and_the_first_target_decides_for_good() {
+    let bench = Bench::new(config());
+    bench.send("a", "# TYPE x gauge\nx 1\n").await.unwrap();
+    bench.send("b", "# TYPE x counter\nx 2\n").await.unwrap();
+    bench.send("a", "# TYPE x gauge\nx 3\n").await.unwrap();
+    assert_eq!(bench.samples()[2..], ["x{instance=\"a\",job=\"j\"} 3"]);
+    assert_eq!(bench.gauge("exposition_conflicts"), 1);
+    bench.send("b", "# TYPE x gauge\nx 2\n").await.unwrap();
+    assert_eq!(bench.samples().len(), 4);
+    assert_eq!(bench.gauge("exposition_conflicts"), 0);
+}
+
+#[test]
+fn every_mistake_in_the_settings_is_found() {
+    let bad =
+        ExpositionConfig { path: "metrics".into(), expire_after: Span::secs(0), max_targets: 0, ..config() };
+    let error = bad.build(&context(Arc::new(Hands(Mutex::new(SystemTime::UNIX_EPOCH))))).err().unwrap();
+    let paths: Vec<_> = error.problems().iter().map(|problem| problem.path.as_str()).collect();
+    assert_eq!(paths, ["path", "expire_after", "max_targets"]);
+    let unknown = serde_json::json!({ "port": 1 });
+    assert!(serde_json::from_value::<ExpositionConfig>(unknown).is_err());
+}
+
+async fn get(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, Vec<u8>) {
+    let mut request = hyper::Request::get(format!("http://{address}{path}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
+    let response = client.request(request.body(Empty::new()).unwrap()).await.unwrap();
+    let (head, body) = response.into_parts();
+    (head.status, head.headers, body.collect().await.unwrap().to_bytes().to_vec())
+}
+
+#[tokio::test]
+async fn the_page_is_served_over_http() {
+    let bench = Bench::new(config());
+    bench.send("a", "x 1\n{\"y.z\"} 2\n").await.unwrap();
+    let server = Server::bind(bench.sink.listen).await.unwrap();
+    let (address, shutdown) = (server.address(), CancellationToken::new());
+    let client = async {
+        let (status, headers, body) = get(address, "/metrics", &[]).await;
+        assert_eq!((status, &headers[header::CONTENT_TYPE]), (StatusCode::OK, &TEXT.parse().unwrap()));
+        assert_eq!(String::from_utf8(body).unwrap(), bench.page());
+
+        let prometheus = [("accept", "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.6,*/*;q=0.1")];
+        let (_, headers, body) = get(address, "/metrics?x", &prometheus).await;
+        assert_eq!(headers[header::CONTENT_TYPE], TEXT_WITH_QUOTES);
+        assert!(String::from_utf8(body).unwrap().contains("\n{\"y.z\",instance=\"a\",job=\"j\"} 2\n"));
+
+        let (_, headers, body) = get(address, "/metrics", &[("accept-encoding", "gzip")]).await;
+        assert_eq!(headers[header::CONTENT_ENCODING], "gzip");
+        let unzipped = std::io::read_to_string(flate2::read::GzDecoder::new(&body[..])).unwrap();
+        assert_eq!(unzipped, bench.page());
+
+        assert!(String::from_utf8(get(address, "/", &[]).await.2).unwrap().contains("/metrics"));
+        assert_eq!(get(address, "/other", &[]).await.0, StatusCode::NOT_FOUND);
+        shutdown.cancel();
+    };
+    tokio::join!(bench.sink.serve(server, shutdown.clone()), client);
+}
+
+#[tokio::test]
+async fn an_address_in_use_ends_the_run_and_is_named() {
+    let taken = Server::bind(config().listen).await.unwrap();
+    let listen = Listen(taken.address());
+    let bench = Bench::new(ExpositionConfig { listen, ..config() });
+    let error = bench.sink.run(CancellationToken::new()).await.unwrap_err();
+    assert!(error.to_string().contains(&listen.0.to_string()), "{error}");
+}
