@@ -46,7 +46,7 @@ pub(crate) fn read_leniently<T: DeserializeOwned>(mut tree: Value) -> (Option<T>
 ///
 /// # Errors
 /// Every mistake of both steps, with its path relative to `tree`.
-pub(crate) fn build<C: DeserializeOwned, S>(
+pub fn build<C: DeserializeOwned, S>(
     tree: Value,
     build: impl FnOnce(C) -> Result<S, BuildError>,
 ) -> Result<S, BuildError> {

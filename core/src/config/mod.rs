@@ -144,12 +144,7 @@ impl Config {
 
     /// Who we are: `identity`, or else the host name.
     pub fn identity(&self) -> String {
-        let host =
-            || std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::env::var("HOSTNAME"));
-        let configured = self.settings.identity.clone().filter(|name| !name.is_empty());
-        configured
-            .or_else(|| host().ok().map(|name| name.trim().to_owned()))
-            .unwrap_or_else(|| "localhost".into())
+        self.settings.identity.clone().filter(|name| !name.is_empty()).unwrap_or_else(host_name)
     }
 
     /// The mistakes found so far, each with the file to blame.
@@ -172,6 +167,14 @@ impl Config {
         }
         Self { settings: settings.unwrap_or_default(), problems, layers }
     }
+}
+
+/// The name of this machine; `localhost` where it has none.
+pub fn host_name() -> String {
+    let name =
+        std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok());
+    let name = name.as_deref().map(str::trim).filter(|name| !name.is_empty());
+    name.unwrap_or("localhost").to_owned()
 }
 
 /// The JSON schema of the frame, for the stage reference.

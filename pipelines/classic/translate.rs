@@ -1,0 +1,345 @@
+//! From the classic file to the settings of pipelines: what each key means now.
+
+use std::path::Path;
+use std::time::Duration;
+
+use prometheus_streams_core::config::host_name;
+use prometheus_streams_core::error::BuildError;
+use prometheus_streams_core::values::Span;
+use serde_json::{Map, Value, json};
+
+use super::file::{ClassicFile, Stream, Text, Tls};
+use super::{Note, Role};
+use crate::logging::DEBUG;
+
+/// The stream keeps this much unless the receiver takes older scrapes; the sink's own default.
+const STREAM_MAX_AGE: Duration = Duration::from_secs(600);
+
+/// What a translation is made of.
+pub(super) struct Parts {
+    /// The settings, in the schema of `run`.
+    pub(super) tree: Value,
+    /// What to tell the user.
+    pub(super) notes: Vec<Note>,
+    /// Paths in the tree, and those in the file that they come from.
+    pub(super) places: Vec<(String, String)>,
+}
+
+/// Translates a file that has been read. Collects mistakes and notes as it goes.
+pub(super) struct Translator<'a> {
+    file: &'a ClassicFile,
+    problems: BuildError,
+    notes: Vec<Note>,
+    places: Vec<(String, String)>,
+}
+
+impl<'a> Translator<'a> {
+    pub(super) fn new(file: &'a ClassicFile) -> Self {
+        Self { file, problems: BuildError::default(), notes: Vec::new(), places: Vec::new() }
+    }
+
+    /// Translates what the pipelines that play `roles` need.
+    pub(super) fn translate(mut self, roles: &[Role]) -> Result<Parts, BuildError> {
+        self.place("log.file", "logfile");
+        self.place("extensions.monitor.listen", "monitor_port");
+        let mut pipelines = Map::new();
+        for role in roles {
+            let pipeline = match role {
+                Role::Poller => self.poller(),
+                Role::Receiver => self.receiver(),
+            };
+            pipelines.insert(role.name().to_owned(), pipeline);
+        }
+        if self.file.management.is_some() {
+            self.note(
+                "management",
+                "the Choria Backplane is not offered; the monitor extension (monitor_port) shows the state",
+            );
+        }
+        let tree = compact(json!({
+            "identity": self.file.identity.as_ref().map(Text::as_str),
+            "log": self.log(),
+            "extensions": self.monitor(),
+            "pipelines": pipelines,
+        }));
+        self.problems.or(Parts { tree, notes: self.notes, places: self.places })
+    }
+
+    fn poller(&mut self) -> Value {
+        let interval = match self.file.scrape_interval {
+            Some(interval) => interval.0,
+            None => self.missing("scrape_interval", "how often to scrape, as 60s"),
+        };
+        let jobs = self.jobs();
+        if jobs.is_empty() {
+            self.problems.add("jobs", "there is nothing to poll");
+        }
+        self.place("pipelines.poller.source.interval", "scrape_interval");
+        self.place("pipelines.poller.source.timeout", "scrape_interval");
+        self.place("pipelines.poller.source.jobs", "jobs");
+        let (sink, classic) = ("pipelines.poller.sinks[0]", "poller_stream");
+        let stream = self.stream(sink, classic, self.file.poller_stream.as_ref());
+        self.place(&format!("{sink}.stream.max_age"), "max_age");
+        if stream.durable.is_some() {
+            self.note("poller_stream.client_id", "a poller needs none any more");
+        }
+        let max_age = Duration::from_secs(self.file.max_age.unwrap_or(0));
+        json!({
+            "source": {
+                "type": "http_scrape",
+                "interval": Span(interval),
+                // Nearly the whole interval, as it was; the rest lets the next scrape begin on time.
+                "timeout": Span(interval * 9 / 10),
+                "jobs": jobs,
+            },
+            "sinks": [{
+                "type": "nats",
+                "urls": stream.urls,
+                "stream": {
+                    "name": stream.name,
+                    "max_age": (max_age > STREAM_MAX_AGE).then_some(Span(max_age)),
+                },
+                "subject": format!("{}.{{publisher}}.{{job}}.{{instance}}", stream.topic),
+                "tls": stream.tls,
+            }],
+        })
+    }
+
+    fn receiver(&mut self) -> Value {
+        let (source, classic) = ("pipelines.receiver.source", "receiver_stream");
+        let stream = self.stream(source, classic, self.file.receiver_stream.as_ref());
+        self.place(&format!("{source}.durable"), "receiver_stream.client_id");
+        self.place("pipelines.receiver.transforms[0].max_age", "max_age");
+        self.place("pipelines.receiver.sinks[0]", "push_gateway");
+        let durable = stream.durable.unwrap_or_else(|| token(&format!("prometheus_streams_{}", self.host())));
+        let max_age = self.file.max_age.filter(|seconds| *seconds > 0).map(Span::secs);
+        let gateway = self.file.push_gateway.as_ref();
+        let publisher_label = gateway.and_then(|gateway| gateway.publisher_label).is_some_and(|flag| flag.0);
+        let url = match gateway.and_then(|gateway| gateway.url.as_ref()) {
+            Some(url) => url.0.clone(),
+            None => self.missing("push_gateway.url", "where scrapes go, as http://localhost:9091"),
+        };
+        let transforms = [
+            max_age.map(|max_age| json!({ "type": "age_filter", "max_age": max_age })),
+            (!publisher_label).then(|| json!({ "type": "labeler", "drop": ["publisher"] })),
+        ];
+        json!({
+            "source": {
+                "type": "nats",
+                "urls": stream.urls,
+                "stream": stream.name,
+                "durable": durable,
+                "tls": stream.tls,
+            },
+            "transforms": transforms.into_iter().flatten().collect::<Vec<_>>(),
+            "sinks": [{ "type": "push_gateway", "url": url }],
+        })
+    }
+
+    fn log(&self) -> Value {
+        let debug = self.file.debug.is_some_and(|flag| flag.0);
+        json!({
+            "level": if debug { DEBUG } else { "info" },
+            "format": self.file.logfile.as_ref().map(|_| "json"),
+            "file": self.file.logfile,
+        })
+    }
+
+    fn monitor(&self) -> Option<Value> {
+        let port = self.monitor_port()?;
+        Some(json!({ "monitor": { "listen": format!("0.0.0.0:{port}") } }))
+    }
+
+    fn monitor_port(&self) -> Option<u16> {
+        self.file.monitor_port.filter(|port| *port > 0)
+    }
+
+    fn jobs(&mut self) -> Map<String, Value> {
+        let mut jobs = Map::new();
+        for (name, job) in self.file.jobs.iter().flatten() {
+            let targets: Vec<_> = job.iter().filter_map(|job| job.targets.as_ref()).flatten().collect();
+            if targets.is_empty() {
+                self.note(&format!("jobs.{name}"), "the job has no targets");
+                continue;
+            }
+            jobs.insert(
+                name.clone(),
+                json!({ "targets": targets.into_iter().map(target).collect::<Vec<_>>() }),
+            );
+        }
+        if let Some(port) = self.monitor_port() {
+            let own = json!({ "name": self.host(), "url": format!("http://localhost:{port}/metrics") });
+            jobs.insert("prometheus_streams".to_owned(), json!({ "targets": [own] }));
+        }
+        jobs
+    }
+
+    /// `here` is where the stage stands in the tree, and `path` where the stream stands in the file.
+    fn stream(&mut self, here: &str, path: &str, stream: Option<&Stream>) -> Translated {
+        let Some(stream) = stream else {
+            return self.missing(path, "where the stream is");
+        };
+        self.place(here, path);
+        self.place(&format!("{here}.subject"), &format!("{path}.topic"));
+        let urls = self.urls(&format!("{path}.urls"), stream.urls.as_ref());
+        let topic = match &stream.topic {
+            Some(topic) => self.topic(&format!("{path}.topic"), topic.as_str()),
+            None => self.missing(&format!("{path}.topic"), "the subject that scrapes travel under"),
+        };
+        let name = match &stream.stream {
+            Some(name) => self.name(&format!("{path}.stream"), name.as_str()),
+            None => token(&topic.to_uppercase()),
+        };
+        let durable =
+            stream.client_id.as_ref().map(|id| self.name(&format!("{path}.client_id"), id.as_str()));
+        if stream.cluster_id.is_some() {
+            self.note(
+                &format!("{path}.cluster_id"),
+                "belongs to NATS Streaming, which is at its end of life; scrapes now travel through JetStream",
+            );
+        }
+        let tls = match (&stream.tls, &self.file.tls) {
+            (Some(tls), _) => Some(self.tls(&format!("{here}.tls"), &format!("{path}.tls"), tls)),
+            (None, Some(tls)) => Some(self.tls(&format!("{here}.tls"), "tls", tls)),
+            (None, None) => None,
+        };
+        Translated { urls, name, topic, durable, tls }
+    }
+
+    fn urls(&mut self, path: &str, urls: Option<&Text>) -> Vec<String> {
+        let parts = urls.iter().flat_map(|urls| urls.0.split(',')).map(str::trim);
+        let urls: Vec<_> = parts
+            .filter(|url| !url.is_empty())
+            .map(|url| if url.contains("://") { url.to_owned() } else { format!("nats://{url}") })
+            .collect();
+        if urls.is_empty() {
+            return self.missing(path, "where the NATS servers are, as nats://localhost:4222");
+        }
+        urls
+    }
+
+    /// A topic is the front of a subject.
+    fn topic(&mut self, path: &str, topic: &str) -> String {
+        let bad = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '*' | '>' | '{' | '}');
+        if topic.contains(bad) || topic.split('.').any(str::is_empty) {
+            self.problems.add(path, format!("{topic:?} is not a subject, as prometheus or dc1.prometheus"));
+        }
+        topic.to_owned()
+    }
+
+    /// The name of a stream or of a durable consumer.
+    fn name(&mut self, path: &str, name: &str) -> String {
+        if name.is_empty() || token(name) != name {
+            self.problems.add(path, format!("{name:?} is not a name: no blanks and none of . * > / \\"));
+        }
+        name.to_owned()
+    }
+
+    fn tls(&mut self, here: &str, path: &str, tls: &Tls) -> Value {
+        if tls.cache.is_some() {
+            self.note(&format!("{path}.cache"), "certificates of others are not kept any more");
+        }
+        match tls.scheme.as_ref().map(Text::as_str) {
+            Some("puppet") => {
+                for key in ["ca_file", "cert_file", "key_file"] {
+                    self.place(&format!("{here}.{key}"), &format!("{path}.ssl_dir"));
+                }
+                self.puppet(path, tls)
+            }
+            Some("manual" | "file") => {
+                for key in ["ca", "cert", "key"] {
+                    self.place(&format!("{here}.{key}_file"), &format!("{path}.{key}"));
+                }
+                json!({ "ca_file": tls.ca, "cert_file": tls.cert, "key_file": tls.key })
+            }
+            Some(other) => {
+                let message = format!("{other:?} is not a scheme; there are puppet, manual and file");
+                self.problems.add(format!("{path}.scheme"), message);
+                Value::Null
+            }
+            None => self.missing(&format!("{path}.scheme"), "puppet, manual or file"),
+        }
+    }
+
+    fn puppet(&mut self, path: &str, tls: &Tls) -> Value {
+        let Some(dir) = &tls.ssl_dir else {
+            return self.missing(&format!("{path}.ssl_dir"), "as /etc/puppetlabs/puppet/ssl");
+        };
+        let identity = tls.identity.as_ref().map_or_else(|| self.host(), |identity| identity.0.clone());
+        // An identity with a slash would lead out of the directory.
+        if Path::new(&identity).file_name().is_none_or(|name| name != identity.as_str()) {
+            self.problems
+                .add(format!("{path}.identity"), format!("{identity:?} is not a certificate's name"));
+        }
+        let pem = format!("{identity}.pem");
+        json!({
+            "ca_file": dir.join("certs/ca.pem"),
+            "cert_file": dir.join("certs").join(&pem),
+            "key_file": dir.join("private_keys").join(&pem),
+        })
+    }
+
+    fn host(&self) -> String {
+        self.file.identity.as_ref().map_or_else(host_name, |identity| identity.0.clone())
+    }
+
+    /// Notes that a key is missing, and stands in for it so that the search for mistakes goes on.
+    fn missing<T: Default>(&mut self, path: &str, what: &str) -> T {
+        self.problems.add(path, format!("is missing: {what}"));
+        T::default()
+    }
+
+    /// Notes that what stands at `new` in the tree comes from `classic` in the file.
+    fn place(&mut self, new: &str, classic: &str) {
+        self.places.push((new.to_owned(), classic.to_owned()));
+    }
+
+    /// Tells the user something, once.
+    fn note(&mut self, path: &str, text: &str) {
+        let note = Note { path: path.to_owned(), text: text.to_owned() };
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+}
+
+/// What a stream of the classic file means now.
+#[derive(Default)]
+struct Translated {
+    urls: Vec<String>,
+    name: String,
+    topic: String,
+    durable: Option<String>,
+    tls: Option<Value>,
+}
+
+fn target(target: &super::file::Target) -> Value {
+    let name = target.name.as_ref().map(Text::as_str).filter(|name| !name.is_empty());
+    json!({ "name": name, "url": target.url.as_str() })
+}
+
+/// `text` with an underscore for everything that the name of a stream or consumer cannot have.
+fn token(text: &str) -> String {
+    let bad = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '.' | '*' | '>' | '/' | '\\');
+    text.replace(bad, "_")
+}
+
+/// `tree` without what is absent or empty, with its texts safe from interpolation.
+fn compact(tree: Value) -> Value {
+    let keep = |value: &Value| match value {
+        Value::Null => false,
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+        _ => true,
+    };
+    match tree {
+        Value::Object(map) => {
+            let map = map.into_iter().map(|(key, value)| (key, compact(value)));
+            Value::Object(map.filter(|(_, value)| keep(value)).collect())
+        }
+        Value::Array(list) => Value::Array(list.into_iter().map(compact).collect()),
+        // What the classic program took as it stands is no reference to the environment.
+        Value::String(text) => Value::String(text.replace("${", "$${")),
+        leaf => leaf,
+    }
+}

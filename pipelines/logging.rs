@@ -1,0 +1,109 @@
+//! The log: text for a person, JSON for a machine, to standard error or to a file, at a level that can
+//! be changed while the program runs.
+
+use std::fs::{File, OpenOptions};
+use std::io::{IsTerminal, stderr};
+use std::path::Path;
+
+use prometheus_streams_core::config::{LogConfig, LogFormat};
+use prometheus_streams_core::error::{BoxError, BuildError};
+use tracing::Subscriber;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
+
+/// What `--debug` and `debug: true` of the classic file mean: all that we say, and what libraries say
+/// to those who run them.
+pub(crate) const DEBUG: &str = "info,prometheus_streams=debug";
+
+/// Sets the level of the log while the program runs.
+pub(crate) struct LogLevel(reload::Handle<EnvFilter, Registry>);
+
+impl LogLevel {
+    /// Sets the level, as `debug` or `info,async_nats=debug`.
+    pub(crate) fn set(&self, level: &str) -> Result<(), BoxError> {
+        self.0.reload(filter(level)?)?;
+        tracing::info!(level, "log level set");
+        Ok(())
+    }
+}
+
+/// Starts the log. `--debug` wins over `RUST_LOG`, and that over the configuration.
+///
+/// # Errors
+/// A level that is none, or a file that cannot be written, with its path in the configuration.
+pub(crate) fn start(config: &LogConfig, debug: bool) -> Result<LogLevel, BuildError> {
+    let (path, level) = match std::env::var("RUST_LOG") {
+        _ if debug => ("--debug", DEBUG.to_owned()),
+        Ok(level) if !level.is_empty() => ("RUST_LOG", level),
+        _ => ("log.level", config.level.clone()),
+    };
+    let filter = filter(&level).map_err(|error| BuildError::at(path, error))?;
+    let (filter, handle) = reload::Layer::new(filter);
+    let output = match &config.file {
+        Some(path) => layer(config.format, open(path)?, false),
+        None => {
+            layer(config.format, stderr, stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        }
+    };
+    let started = tracing_subscriber::registry().with(filter).with(output).try_init();
+    started.map_err(|error| BuildError::at("log", format!("cannot start the log: {error}")))?;
+    Ok(LogLevel(handle))
+}
+
+/// The filter that a level means. A word that is no level is refused: it would be taken for the name
+/// of a module, and silence the rest.
+///
+/// # Errors
+/// What is wrong with the level.
+pub(crate) fn filter(level: &str) -> Result<EnvFilter, BoxError> {
+    for directive in level.split(',') {
+        let word = directive.trim();
+        if word.is_empty() || (!word.contains(['=', '[']) && word.parse::<LevelFilter>().is_err()) {
+            return Err(format!(
+                "{directive:?} is not a level; there are off, error, warn, info, debug and trace, or filters like \
+                 info,async_nats=debug"
+            )
+            .into());
+        }
+    }
+    EnvFilter::try_new(level).map_err(|error| format!("{level:?} is not a filter: {error}").into())
+}
+
+fn open(path: &Path) -> Result<File, BuildError> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map_err(|error| BuildError::at("log.file", format!("cannot write {}: {error}", path.display())))
+}
+
+fn layer<S, W>(format: LogFormat, writer: W, colour: bool) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let layer = fmt::layer().with_writer(writer).with_ansi(colour);
+    match format {
+        LogFormat::Text => layer.with_target(false).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::filter;
+
+    #[test]
+    fn a_misspelt_level_is_refused_and_a_filter_is_not() {
+        for level in ["info", "DEBUG", "off", "info,async_nats=debug", "prometheus_streams=trace,warn"] {
+            assert!(filter(level).is_ok(), "{level}");
+        }
+        for level in ["", "inof", "info,", "async_nats=loud", "info debug"] {
+            assert!(filter(level).is_err(), "{level}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Runs pipelines until a signal, or their own end.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use prometheus_streams_core::config::Config;
+use prometheus_streams_core::control::Control;
+use prometheus_streams_core::error::{BoxError, BuildError, ConfigError};
+use prometheus_streams_core::pipeline::Agent;
+use tokio::runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::info;
+
+use crate::classic::{self, Note, Role};
+use crate::cli::Options;
+use crate::{Failure, check, logging};
+
+/// Runs the pipelines of `files`.
+///
+/// # Errors
+/// The configuration has mistakes, or something ended with an error that trying again cannot mend.
+pub(crate) fn files(files: &[PathBuf], options: &Options) -> Result<(), Failure> {
+    if options.config.is_some() {
+        let message = "belongs to poller and receiver; run takes its files by themselves";
+        return Err(ConfigError::at("--config", message).into());
+    }
+    let config = Config::load(files, std::env::vars())?;
+    let (agent, level) = prepare(config, options)?;
+    run(agent, level, options, &[])
+}
+
+/// Runs the pipeline that a file of the classic program means for `role`.
+///
+/// # Errors
+/// As [`files`].
+pub(crate) fn classic(role: Role, options: &Options) -> Result<(), Failure> {
+    let Some(file) = &options.config else {
+        let message = "is missing: the configuration file of prometheus-streams 1.0";
+        return Err(ConfigError::at("--config", message).into());
+    };
+    let translation = classic::translate(file, Some(role))?;
+    let prepared = translation.config().and_then(|config| prepare(config, options));
+    let (agent, level) = prepared.map_err(|mistakes| translation.blame(mistakes))?;
+    run(agent, level, options, &translation.notes)
+}
+
+/// Starts the log and builds the stages; the mistakes of both come out together.
+fn prepare(config: Config, options: &Options) -> Result<(Agent, logging::LogLevel), ConfigError> {
+    let level = logging::start(&config.settings.log, options.debug);
+    let (level, agent) = check::both(level, check::build(config))?;
+    Ok((agent, level))
+}
+
+fn run(agent: Agent, level: logging::LogLevel, options: &Options, notes: &[Note]) -> Result<(), Failure> {
+    let pid = options.pid.as_deref();
+    pid.map_or(Ok(()), write_pid).map_err(ConfigError::from)?;
+    info!(version = env!("CARGO_PKG_VERSION"), "starting");
+    for note in notes {
+        info!(key = note.path, "{}", note.text);
+    }
+    let control = agent.control();
+    control.on_set_log_level(move |wanted| level.set(wanted));
+
+    let runtime = runtime::Builder::new_multi_thread().enable_all().build().map_err(BoxError::from)?;
+    let ended = runtime.block_on(async {
+        let signals = Signals::listen()?;
+        tokio::spawn(signals.obey(control));
+        agent.run().await
+    });
+    // A look-up of a name that never answers must not keep the program.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    if let Some(pid) = pid {
+        // What is gone already needs no removing.
+        let _ = std::fs::remove_file(pid);
+    }
+    info!("ended");
+    ended.map_err(Failure::Program)
+}
+
+fn write_pid(path: &Path) -> Result<(), BuildError> {
+    std::fs::write(path, std::process::id().to_string())
+        .map_err(|error| BuildError::at("--pid", format!("cannot write {}: {error}", path.display())))
+}
+
+/// The signals that end the program.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// The first signal drains; a second one means it.
+    async fn obey(mut self, control: Control) {
+        let name = self.next().await.0;
+        info!(signal = name, "draining; a second signal ends the program at once");
+        control.shutdown();
+        let (_, number) = self.next().await;
+        std::process::exit(128 + number);
+    }
+
+    async fn next(&mut self) -> (&'static str, i32) {
+        tokio::select! {
+            _ = self.interrupt.recv() => ("SIGINT", SignalKind::interrupt().as_raw_value()),
+            _ = self.terminate.recv() => ("SIGTERM", SignalKind::terminate().as_raw_value()),
+        }
+    }
+}
