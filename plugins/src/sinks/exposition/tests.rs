@@ -2,37 +2,27 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use prometheus::Registry;
-use prometheus_streams_core::health::HealthBoard;
 use prometheus_streams_core::metrics::Metrics;
 use prometheus_streams_core::stage::Clock;
+use prometheus_streams_core::testing::{ManualClock, SinkBench, check_sink, context, context_with};
 
 use super::*;
 use crate::support::scrape;
 
-/// A clock that is moved by hand.
-#[derive(Debug)]
-struct Hands(Mutex<SystemTime>);
-
-impl Clock for Hands {
-    fn now(&self) -> SystemTime {
-        *self.0.lock().unwrap()
-    }
-}
-
 struct Bench {
     sink: Exposition,
-    clock: Arc<Hands>,
+    clock: ManualClock,
     metrics: Metrics,
 }
 
 impl Bench {
     fn new(config: ExpositionConfig) -> Self {
-        let clock = Arc::new(Hands(Mutex::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000))));
-        let cx = context(clock.clone());
+        let clock = ManualClock::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000));
+        let cx = context_with("exposition", Arc::new(clock.clone()));
         Self { sink: config.sink(&cx).unwrap(), clock, metrics: cx.metrics }
     }
 
@@ -50,7 +40,7 @@ impl Bench {
     }
 
     fn advance(&self, seconds: u64) {
-        *self.clock.0.lock().unwrap() += Duration::from_secs(seconds);
+        self.clock.advance(Duration::from_secs(seconds));
     }
 
     fn page(&self) -> String {
@@ -67,18 +57,7 @@ impl Bench {
 
     fn gauge(&self, name: &str) -> i64 {
         let gauges = self.metrics.gauges(name, "", &["pipeline", "sink"]);
-        gauges.with_label_values(&["p", "exposition"]).get()
-    }
-}
-
-fn context(clock: Arc<dyn Clock>) -> StageContext {
-    StageContext {
-        pipeline: "p".into(),
-        name: "exposition".into(),
-        identity: "me".into(),
-        clock,
-        metrics: Metrics::new(Registry::new()),
-        health: HealthBoard::default().stage("p/exposition"),
+        gauges.with_label_values(&["test", "exposition"]).get()
     }
 }
 
@@ -209,7 +188,7 @@ async fn a_conflict_of_types_is_counted_and_the_first_target_decides_for_good() 
 fn every_mistake_in_the_settings_is_found() {
     let bad =
         ExpositionConfig { path: "metrics".into(), expire_after: Span::secs(0), max_targets: 0, ..config() };
-    let error = bad.build(&context(Arc::new(Hands(Mutex::new(SystemTime::UNIX_EPOCH))))).err().unwrap();
+    let error = bad.build(&context("exposition")).err().unwrap();
     let paths: Vec<_> = error.problems().iter().map(|problem| problem.path.as_str()).collect();
     assert_eq!(paths, ["path", "expire_after", "max_targets"]);
     let unknown = serde_json::json!({ "port": 1 });
@@ -221,7 +200,7 @@ async fn get(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> (Stat
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
     let response = client.request(request.body(Empty::new()).unwrap()).await.unwrap();
     let (head, body) = response.into_parts();
     (head.status, head.headers, body.collect().await.unwrap().to_bytes().to_vec())
@@ -262,4 +241,50 @@ async fn an_address_in_use_ends_the_run_and_is_named() {
     let bench = Bench::new(ExpositionConfig { listen, ..config() });
     let error = bench.sink.run(CancellationToken::new()).await.unwrap_err();
     assert!(error.to_string().contains(&listen.0.to_string()), "{error}");
+}
+
+/// A sink that is its own far side: what has landed is on its page.
+#[derive(Default)]
+struct Laws(Mutex<Option<Arc<Store>>>);
+
+#[async_trait]
+impl SinkBench for Laws {
+    fn sink(&self) -> Box<dyn Sink> {
+        let sink = config().sink(&context("exposition")).unwrap();
+        *self.0.lock().unwrap() = Some(Arc::clone(&sink.store));
+        Box::new(sink)
+    }
+
+    fn event(&self, thing: usize, number: u64) -> Event {
+        let started = SystemTime::now() - Duration::from_secs(60);
+        let mut event = Event::new(started + Duration::from_secs(number), format!("x {number}\n"));
+        event.labels.insert("thing", thing.to_string());
+        event
+    }
+
+    fn bad_event(&self) -> Option<Event> {
+        let mut event = self.event(0, 6);
+        event.body = Bytes::from_static(b"<html>");
+        Some(event)
+    }
+
+    async fn landed(&self, thing: usize) -> Vec<u64> {
+        let mut page = Vec::new();
+        let store = self.0.lock().unwrap().clone().unwrap();
+        store.write_page(false, &mut page).unwrap();
+        let start = format!("x{{thing=\"{thing}\"}} ");
+        let page = String::from_utf8(page).unwrap();
+        page.lines().filter_map(|line| line.strip_prefix(&start)?.parse().ok()).collect()
+    }
+
+    async fn take_away(&self) -> bool {
+        false
+    }
+
+    async fn bring_back(&self) {}
+}
+
+#[tokio::test]
+async fn the_delivery_laws_hold() {
+    check_sink(&Laws::default()).await;
 }
