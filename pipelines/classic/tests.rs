@@ -33,7 +33,7 @@ pipelines:
     source:
       type: http_scrape
       interval: 1m
-      timeout: 54s
+      timeout: 1m
       jobs:
         choria:
           targets:
@@ -78,7 +78,8 @@ fn every_key_is_understood() {
     let (poller, receiver) = (&tree["pipelines"]["poller"], &tree["pipelines"]["receiver"]);
     assert_eq!(tree["identity"], "USDC1");
     assert_eq!(tree["log"]["level"], crate::logging::DEBUG);
-    assert_eq!(tree["extensions"]["monitor"]["listen"], "0.0.0.0:10000");
+    let monitor = serde_json::json!({ "listen": "0.0.0.0:10000", "read_only": true });
+    assert_eq!(tree["extensions"]["monitor"], monitor);
 
     let own = &poller["source"]["jobs"]["prometheus_streams"]["targets"][0];
     assert_eq!((&own["name"], &own["url"]), (&"USDC1".into(), &"http://localhost:10000/metrics".into()));

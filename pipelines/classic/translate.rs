@@ -53,7 +53,7 @@ impl<'a> Translator<'a> {
         if self.file.management.is_some() {
             self.note(
                 "management",
-                "the Choria Backplane is not offered; the monitor extension (monitor_port) shows the state",
+                "the Choria Backplane is not offered; the monitor extension can pause and resume, see the README",
             );
         }
         let tree = compact(json!({
@@ -88,8 +88,8 @@ impl<'a> Translator<'a> {
             "source": {
                 "type": "http_scrape",
                 "interval": Span(interval),
-                // Nearly the whole interval, as it was; the rest lets the next scrape begin on time.
-                "timeout": Span(interval * 9 / 10),
+                // The whole interval, as it was, for targets that are slow.
+                "timeout": Span(interval),
                 "jobs": jobs,
             },
             "sinks": [{
@@ -147,7 +147,8 @@ impl<'a> Translator<'a> {
 
     fn monitor(&self) -> Option<Value> {
         let port = self.monitor_port()?;
-        Some(json!({ "monitor": { "listen": format!("0.0.0.0:{port}") } }))
+        // All addresses, as it was; and on those it only ever showed metrics.
+        Some(json!({ "monitor": { "listen": format!("0.0.0.0:{port}"), "read_only": true } }))
     }
 
     fn monitor_port(&self) -> Option<u16> {

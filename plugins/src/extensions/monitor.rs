@@ -32,18 +32,21 @@ use crate::support::server::{self, Listen, Request, Response, Server};
 
 /// Serves the metrics and the state of this program, and pauses and resumes its pipelines.
 ///
-/// Whoever reaches the address may pause pipelines, so it is for this machine alone unless
-/// `listen` says otherwise. Requests that change something are refused to web pages.
+/// Whoever reaches the address may pause pipelines unless it is `read_only`, so it is for this machine
+/// alone unless `listen` says otherwise. Requests that change something are refused to web pages.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MonitorConfig {
     /// The address and port to listen on. Port 0 is any free port; the log says which.
     pub listen: Listen,
+
+    /// Refuses requests that change something, for an address that others reach. Default: false.
+    pub read_only: bool,
 }
 
 impl Default for MonitorConfig {
     fn default() -> Self {
-        Self { listen: Listen(([127, 0, 0, 1], 10_000).into()) }
+        Self { listen: Listen(([127, 0, 0, 1], 10_000).into()), read_only: false }
     }
 }
 
@@ -53,24 +56,26 @@ impl ExtensionConfig for MonitorConfig {
     const TYPE: &'static str = "monitor";
 
     fn build(self, _: &StageContext) -> Result<Box<dyn Extension>, BuildError> {
-        Ok(Box::new(Monitor { listen: self.listen }))
+        Ok(Box::new(Monitor { config: self }))
     }
 }
 
 /// A server in front of [`Control`].
 struct Monitor {
-    listen: Listen,
+    config: MonitorConfig,
 }
 
 #[async_trait]
 impl Extension for Monitor {
     async fn run(self: Box<Self>, control: Control, shutdown: CancellationToken) -> Result<(), BoxError> {
-        let server = Server::bind(self.listen).await?;
+        let server = Server::bind(self.config.listen).await?;
         process::register(control.metrics().registry());
         let build =
             control.metrics().gauges("build_info", "1, with the version of this program.", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        server.serve("metrics and state", move |request| handle(control.clone(), request), shutdown).await;
+        let read_only = self.config.read_only;
+        let answer = move |request| handle(control.clone(), read_only, request);
+        server.serve("metrics and state", answer, shutdown).await;
         Ok(())
     }
 }
@@ -78,7 +83,10 @@ impl Extension for Monitor {
 /// The body of a request for a level of the log is short.
 const LONGEST_LOG_LEVEL: usize = 4096;
 
-async fn handle(control: Control, request: Request) -> Response {
+async fn handle(control: Control, read_only: bool, request: Request) -> Response {
+    if read_only && !server::reads(request.method()) {
+        return server::text(StatusCode::FORBIDDEN, "nothing can be changed here: the monitor is read_only");
+    }
     let path = request.uri().path().to_owned();
     match path.split('/').skip(1).collect::<Vec<_>>().as_slice() {
         [""] => get(&request, || index(&control)),
@@ -217,12 +225,17 @@ mod tests {
 
     impl Bench {
         async fn start() -> Self {
+            Self::start_with(false).await
+        }
+
+        async fn start_with(read_only: bool) -> Self {
             let (board, shutdown) = (HealthBoard::default(), CancellationToken::new());
             let control = Control::new(Metrics::new(Registry::new()), board.clone(), shutdown.clone());
             let server = Server::bind(Listen(([127, 0, 0, 1], 0).into())).await.unwrap();
             let (address, served) = (server.address(), control.clone());
             tokio::spawn(async move {
-                server.serve("a test", move |request| handle(served.clone(), request), shutdown).await;
+                let answer = move |request| handle(served.clone(), read_only, request);
+                server.serve("a test", answer, shutdown).await;
             });
             Self { address, control, stage: board.stage("poller/nats") }
         }
@@ -314,6 +327,16 @@ mod tests {
         let page = ("origin", "http://evil.example.net");
         let answer = bench.ask_with("POST", "/api/v1/pipelines/x/flip", "", page).await;
         assert_eq!(answer.status(), 403);
+    }
+
+    #[tokio::test]
+    async fn a_read_only_monitor_changes_nothing() {
+        let bench = Bench::start_with(true).await;
+        bench.control.on_set_log_level(|_| Ok(()));
+        for (method, path) in [("PUT", "/api/v1/log-level"), ("POST", "/api/v1/pipelines/x/pause")] {
+            assert_eq!(bench.ask(method, path, "debug").await.status(), 403, "{path}");
+        }
+        assert_eq!(bench.ask("GET", "/api/v1/pipelines", "").await.status(), 200);
     }
 
     #[tokio::test]
