@@ -6,14 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use prometheus_streams_core::values::{Secret, SecretSource};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
 
-use super::testing::{Answer, TestServer};
+use super::testing::{Answer, Authority, TestServer};
 use super::*;
 
 fn limits() -> Limits {
@@ -222,54 +216,6 @@ async fn credentials_stay_with_the_host_that_they_are_for() {
     assert_eq!(sent, [true, false]);
 }
 
-/// An authority, and the files and configurations that its servers and clients need.
-struct Authority {
-    dir: tempfile::TempDir,
-    issuer: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("ca.pem"), issuer.pem()).unwrap();
-        Self { dir, issuer }
-    }
-
-    /// A certificate for `name` and its key, PEM.
-    fn issue(&self, name: &str) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new([name.to_owned()]).unwrap();
-        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
-    }
-
-    /// A server that calls itself `name`, and wants client certificates of this authority or none.
-    fn server(&self, name: &str, client_certificates: bool) -> ServerConfig {
-        let provider = Arc::new(ring::default_provider());
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .unwrap();
-        let builder = if client_certificates {
-            let mut roots = RootCertStore::empty();
-            roots.add(self.issuer.der().clone()).unwrap();
-            let verifier =
-                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
-            builder.with_client_cert_verifier(verifier)
-        } else {
-            builder.with_no_client_auth()
-        };
-        let (certificate, key) = self.issue(name);
-        let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
-        builder.with_single_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap()).unwrap()
-    }
-
-    fn settings(&self) -> TlsSettings {
-        TlsSettings { ca_file: Some(self.dir.path().join("ca.pem")), ..TlsSettings::default() }
-    }
-}
-
 async fn fetch_tls(server: &TestServer, tls: &TlsSettings) -> Result<Bytes, String> {
     let client = HttpClient::new(tls).unwrap();
     let answer = client.send(get(format!("https://{}/", server.address)), &limits()).await;
@@ -306,15 +252,7 @@ async fn a_client_certificate_is_shown_where_it_is_wanted() {
     let error = fetch_tls(&server, &authority.settings()).await.unwrap_err();
     assert_eq!(error, "TLS: received fatal alert: CertificateRequired");
 
-    let (certificate, key) = authority.issue("poller");
-    let path = |name: &str| authority.dir.path().join(name);
-    std::fs::write(path("cert.pem"), certificate).unwrap();
-    std::fs::write(path("key.pem"), key).unwrap();
-    let settings = TlsSettings {
-        cert_file: Some(path("cert.pem")),
-        key_file: Some(path("key.pem")),
-        ..authority.settings()
-    };
+    let settings = authority.settings_of("poller");
     assert_eq!(fetch_tls(&server, &settings).await.unwrap(), "known");
 }
 
