@@ -8,6 +8,7 @@ pub mod certs;
 pub mod configs;
 pub mod http;
 pub mod nats;
+pub mod oracle;
 pub mod process;
 pub mod prometheus;
 pub mod proxy;

@@ -37,7 +37,7 @@ pub fn temp_dir() -> TempDir {
 }
 
 /// The command that starts a server on a port and in a directory.
-type Start = dyn Fn(u16, &Path) -> Command + Send;
+type Start = dyn Fn(u16, &Path) -> Command + Send + Sync;
 
 /// How to see that a server is ready.
 #[derive(Clone, Copy)]
@@ -67,7 +67,7 @@ impl Server {
         name: &'static str,
         ready: Ready,
         dir: TempDir,
-        command: impl Fn(u16, &Path) -> Command + Send + 'static,
+        command: impl Fn(u16, &Path) -> Command + Send + Sync + 'static,
     ) -> Self {
         let command: Box<Start> = Box::new(command);
         let mut port = free_port();

@@ -1,0 +1,81 @@
+//! Targets that answer with errors, pages for people, nothing, for ever or far too much: each is down, says
+//! why, and costs the good ones nothing.
+
+use std::net::TcpListener;
+
+use serde_json::json;
+
+use crate::support::agent::Agent;
+use crate::support::oracle::landed;
+use crate::support::prometheus::{PushGateway, sample};
+use crate::support::targets::{Behaviour, Targets};
+use crate::support::wait::{secs, wait_until};
+
+/// As much as the program may use while it is fed 2 GB at a time.
+const MEMORY_LIMIT: u64 = 256 << 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_targets_are_down_and_good_ones_do_not_notice() {
+    let (gateway, targets) = tokio::join!(PushGateway::start(), Targets::start());
+    let bad = [
+        ("missing", Behaviour::Status(404)),
+        ("broken", Behaviour::Status(500)),
+        ("html", Behaviour::Html),
+        ("forever", Behaviour::Forever),
+        ("hang", Behaviour::Hang),
+        ("huge", Behaviour::Huge(2 << 30)),
+        ("bomb", Behaviour::Bomb(512)),
+    ];
+    for (name, behaviour) in &bad {
+        targets.set(name, behaviour.clone());
+    }
+    targets.set("empty", Behaviour::Empty);
+    let closed = closed_port();
+    let mut all: Vec<_> =
+        bad.iter().map(|(name, _)| json!({ "name": name, "url": targets.url(name) })).collect();
+    all.push(json!({ "name": "closed", "url": format!("http://{closed}/metrics") }));
+    all.extend(["empty", "good"].map(|name| json!({ "name": name, "url": targets.url(name) })));
+    let mut agent = Agent::start(json!({
+        "identity": "site1",
+        "pipelines": { "direct": {
+            "source": {
+                "type": "http_scrape",
+                "interval": "1s",
+                "timeout": "500ms",
+                "body_size_limit": "10MiB",
+                "jobs": { "probes": { "targets": all } },
+            },
+            "sinks": [{ "type": "push_gateway", "url": gateway.url() }],
+        } },
+    }));
+
+    let up = async |name: &str| {
+        sample(
+            &gateway.metrics().await,
+            &format!("up{{instance=\"{name}\",job=\"probes\",publisher=\"site1\"}}"),
+        )
+    };
+    for name in bad.iter().map(|(name, _)| *name).chain(["closed"]) {
+        wait_until(&format!("up 0 of {name}"), secs(20), async || up(name).await == Some(0.0)).await;
+    }
+    wait_until("up 1 of empty", secs(20), async || up("empty").await == Some(1.0)).await;
+    let seen = landed(&gateway).await["good"];
+    wait_until("the good target to go on", secs(20), async || landed(&gateway).await["good"] > seen + 2)
+        .await;
+
+    let memory = resident(agent.id());
+    assert!(memory < MEMORY_LIMIT, "{} MiB in use", memory >> 20);
+    assert!(agent.terminate().await.success());
+}
+
+/// An address where nobody listens.
+fn closed_port() -> std::net::SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// The most memory that a process has used, in bytes.
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
