@@ -11,6 +11,7 @@ pub mod support {
 
     pub mod envelope;
     pub mod http;
+    pub mod local_stream;
     pub mod nats;
     pub mod process;
     pub mod report;

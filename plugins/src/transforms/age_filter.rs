@@ -119,36 +119,13 @@ impl ByJob {
 mod tests {
     use std::time::{Duration, SystemTime};
 
-    use prometheus::Registry;
-    use prometheus_streams_core::health::HealthBoard;
-    use prometheus_streams_core::metrics::Metrics;
+    use prometheus_streams_core::testing::{ManualClock, context, context_with};
 
     use super::*;
 
     const MAX_AGE: Duration = Duration::from_secs(80);
     const MAX_FUTURE: Duration = Duration::from_secs(600);
     const TICK: Duration = Duration::from_nanos(1);
-
-    /// A clock that stands still.
-    #[derive(Debug)]
-    struct Stopped(SystemTime);
-
-    impl Clock for Stopped {
-        fn now(&self) -> SystemTime {
-            self.0
-        }
-    }
-
-    fn context(clock: Arc<dyn Clock>) -> StageContext {
-        StageContext {
-            pipeline: "p".into(),
-            name: "age_filter".into(),
-            identity: "me".into(),
-            clock,
-            metrics: Metrics::new(Registry::new()),
-            health: HealthBoard::default().stage("p/age_filter"),
-        }
-    }
 
     fn event(timestamp: SystemTime, job: &str) -> Event {
         let mut event = Event::new(timestamp, "");
@@ -157,7 +134,7 @@ mod tests {
     }
 
     fn filter(now: SystemTime) -> (Box<dyn Transform>, StageContext) {
-        let cx = context(Arc::new(Stopped(now)));
+        let cx = context_with("age_filter", Arc::new(ManualClock::new(now)));
         let config = AgeFilterConfig { max_age: Span(MAX_AGE), max_future: ten_minutes() };
         (config.build(&cx).unwrap(), cx)
     }
@@ -212,7 +189,7 @@ mod tests {
     #[test]
     fn an_age_of_zero_is_refused() {
         let config = AgeFilterConfig { max_age: Span::secs(0), max_future: Span::secs(0) };
-        let error = config.build(&context(Arc::new(Stopped(SystemTime::UNIX_EPOCH)))).err().unwrap();
+        let error = config.build(&context("age_filter")).err().unwrap();
         assert_eq!(error.to_string(), "max_age: must be more than zero");
     }
 }

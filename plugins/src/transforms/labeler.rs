@@ -230,30 +230,15 @@ fn is_label_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::SystemTime;
 
-    use prometheus::Registry;
-    use prometheus_streams_core::health::HealthBoard;
-    use prometheus_streams_core::metrics::Metrics;
-    use prometheus_streams_core::stage::{Clock, SystemClock};
+    use prometheus_streams_core::testing::context;
     use serde_json::{Value, json};
 
     use super::*;
 
-    fn context(clock: Arc<dyn Clock>) -> StageContext {
-        StageContext {
-            pipeline: "p".into(),
-            name: "labeler".into(),
-            identity: "me".into(),
-            clock,
-            metrics: Metrics::new(Registry::new()),
-            health: HealthBoard::default().stage("p/labeler"),
-        }
-    }
-
     fn build(settings: Value) -> Result<Box<dyn Transform>, BuildError> {
-        serde_json::from_value::<LabelerConfig>(settings).unwrap().build(&context(Arc::new(SystemClock)))
+        serde_json::from_value::<LabelerConfig>(settings).unwrap().build(&context("labeler"))
     }
 
     fn relabel(settings: Value, labels: &[(&str, &str)]) -> String {
