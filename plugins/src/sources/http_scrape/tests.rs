@@ -316,17 +316,19 @@ impl Clock for Shifted {
 async fn shutdown_cancels_scrapes_and_waits_for_receipts() {
     let fast = TestServer::start(|_| Answer::ok("up 1\n")).await;
     let stuck = TestServer::start(|_| Answer::Stall(Bytes::new())).await;
-    // The slot of the one that is stuck is about to begin.
-    let names = [("instance", stuck.address.as_str()), ("job", "stuck"), ("publisher", "tester")];
-    let rhythm = Rhythm::new(&names.into_iter().collect(), Duration::from_secs(1_000));
-    let (clock, now) = (Shifted::default(), unix_millis(SystemTime::now()));
-    clock.set(rhythm.next(now, None) as i64 - now as i64 - 100);
+    let clock = Shifted::default();
     let config = json!({ "jobs": {
         "fast": { "interval": "100ms", "targets": [url(&fast)] },
         "stuck": { "interval": "1000s", "timeout": "500s", "targets": [url(&stuck)] },
     }});
-    let mut rig = Rig::start_with(config, testing::context_with("http_scrape", Arc::new(clock)), 1_000);
+    let cx = testing::context_with("http_scrape", Arc::new(clock.clone()));
+    let mut rig = Rig::start_with(config, cx, 1_000);
     let held = rig.inlet.next().await.unwrap();
+    // On to the next slot of the one that is stuck.
+    let names = [("instance", stuck.address.as_str()), ("job", "stuck"), ("publisher", "tester")];
+    let rhythm = Rhythm::new(&names.into_iter().collect(), Duration::from_secs(1_000));
+    let now = unix_millis(SystemTime::now());
+    clock.set((rhythm.next(now, None) - now) as i64);
     until("the target that is stuck is asked", || async { !stuck.requests().is_empty() }).await;
 
     rig.shutdown.cancel();

@@ -41,6 +41,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longer than the interval of most scrapes, so that their connections stay.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 const MOST_IDLE_PER_HOST: usize = 64;
+/// What every idle connection holds on to, in bytes, and the largest head of an answer. Left alone,
+/// hyper lets it grow to the size of the bodies: 110 kB a connection instead of 40.
+const READ_BUFFER: usize = 16 * 1024;
 
 type Connector = BoxCloneSyncService<Uri, MaybeHttpsStream<TokioIo<TcpStream>>, BoxError>;
 
@@ -80,6 +83,7 @@ impl HttpClient {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(MOST_IDLE_PER_HOST)
+            .http1_read_buf_exact_size(READ_BUFFER)
             .build(BoxCloneSyncService::new(connector));
         Ok(Self(client))
     }
