@@ -95,18 +95,51 @@ fn table(text: &mut String, rows: Vec<Row>) {
 }
 
 fn line(row: &Row) -> String {
-    let default = match &row.default {
+    let (meaning, said) = without_default(&row.meaning);
+    let default = match row.default.as_deref().or(said) {
         _ if row.required => "required".to_owned(),
         Some(default) => format!("`{default}`"),
         None => String::new(),
     };
-    // The column says it already.
-    let meaning = row.meaning.replace(&format!(" Default {default}."), "");
     format!("| `{}` | {} | {} | {} |", row.key, cell(&row.type_name), default, cell(&meaning))
+}
+
+/// A doc comment without its `Default: 60s.`, which has a column of its own; and that default. One that
+/// needs more words stays where it is.
+fn without_default(meaning: &str) -> (String, Option<&str>) {
+    for (before, after) in [("Default: ", "."), ("Default: `", "`."), ("Default `", "`.")] {
+        let Some((text, rest)) = meaning.split_once(before) else { continue };
+        let Some((default, more)) = rest.split_once(after) else { continue };
+        let is_one_word =
+            !default.is_empty() && default.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if is_one_word && (more.is_empty() || more.starts_with([' ', '\n'])) {
+            return (format!("{}{more}", text.trim_end()), Some(default));
+        }
+    }
+    (meaning.to_owned(), None)
 }
 
 /// Text that fits a cell of a table.
 fn cell(text: &str) -> String {
     let paragraphs = text.split("\n\n").map(|paragraph| paragraph.replace('\n', " "));
     paragraphs.collect::<Vec<_>>().join("<br>").replace('|', "\\|")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_default;
+
+    #[test]
+    fn a_default_of_one_word_leaves_the_text() {
+        for (text, meaning, default) in [
+            ("How often. Default: 60s.", "How often.", Some("60s")),
+            ("How. Default `none`.\n\nMore.", "How.\n\nMore.", Some("none")),
+            ("On. Default: `true`. Really.", "On. Really.", Some("true")),
+            ("Long. Default: 10s, or less.", "Long. Default: 10s, or less.", None),
+            ("Labels. Default: all labels.", "Labels. Default: all labels.", None),
+            ("No default.", "No default.", None),
+        ] {
+            assert_eq!(without_default(text), (meaning.to_owned(), default));
+        }
+    }
 }

@@ -15,9 +15,8 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
-/// What `--debug` and `debug: true` of the classic file mean: all that we say, and what libraries say
-/// to those who run them.
-pub(crate) const DEBUG: &str = "info,prometheus_streams=debug";
+/// Our own crates; a filter for a name is one for all names that begin with it.
+const OURS: &str = "prometheus_streams";
 
 /// Sets the level of the log while the program runs.
 pub(crate) struct LogLevel(reload::Handle<EnvFilter, Registry>);
@@ -37,7 +36,7 @@ impl LogLevel {
 /// A level that is none, or a file that cannot be written, with its path in the configuration.
 pub(crate) fn start(config: &LogConfig, debug: bool) -> Result<LogLevel, BuildError> {
     let (path, level) = match std::env::var("RUST_LOG") {
-        _ if debug => ("--debug", DEBUG.to_owned()),
+        _ if debug => ("--debug", "debug".to_owned()),
         Ok(level) if !level.is_empty() => ("RUST_LOG", level),
         _ => ("log.level", config.level.clone()),
     };
@@ -54,8 +53,9 @@ pub(crate) fn start(config: &LogConfig, debug: bool) -> Result<LogLevel, BuildEr
     Ok(LogLevel(handle))
 }
 
-/// The filter that a level means. A word that is no level is refused: it would be taken for the name
-/// of a module, and silence the rest.
+/// The filter that a level means. A bare level is for what we say ourselves; libraries are a step or two
+/// quieter. A word that is no level is refused: it would be taken for the name of a module, and silence
+/// the rest.
 ///
 /// # Errors
 /// What is wrong with the level.
@@ -70,7 +70,16 @@ pub(crate) fn filter(level: &str) -> Result<EnvFilter, BoxError> {
             .into());
         }
     }
-    EnvFilter::try_new(level).map_err(|error| format!("{level:?} is not a filter: {error}").into())
+    let libraries = match level.trim().parse::<LevelFilter>() {
+        Ok(LevelFilter::INFO) => "warn",
+        Ok(LevelFilter::DEBUG) => "info",
+        Ok(LevelFilter::TRACE) => "debug",
+        _ => {
+            return EnvFilter::try_new(level)
+                .map_err(|error| format!("{level:?} is not a filter: {error}").into());
+        }
+    };
+    Ok(EnvFilter::try_new(format!("{libraries},{OURS}={level}"))?)
 }
 
 fn open(path: &Path) -> Result<File, BuildError> {
@@ -96,6 +105,18 @@ where
 #[cfg(test)]
 mod tests {
     use super::filter;
+
+    #[test]
+    fn a_bare_level_is_for_our_own_words() {
+        for (level, meant) in [
+            ("info", "prometheus_streams=info,warn"),
+            ("debug", "prometheus_streams=debug,info"),
+            ("warn", "warn"),
+            ("info,hyper=debug", "hyper=debug,info"),
+        ] {
+            assert_eq!(filter(level).unwrap().to_string(), meant);
+        }
+    }
 
     #[test]
     fn a_misspelt_level_is_refused_and_a_filter_is_not() {

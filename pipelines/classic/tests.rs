@@ -77,7 +77,7 @@ fn every_key_is_understood() {
     let tree: Value = serde_yaml::from_str(&translation.yaml).unwrap();
     let (poller, receiver) = (&tree["pipelines"]["poller"], &tree["pipelines"]["receiver"]);
     assert_eq!(tree["identity"], "USDC1");
-    assert_eq!(tree["log"]["level"], crate::logging::DEBUG);
+    assert_eq!(tree["log"]["level"], "debug");
     let monitor = serde_json::json!({ "listen": "0.0.0.0:10000", "read_only": true });
     assert_eq!(tree["extensions"]["monitor"], monitor);
 

@@ -10,7 +10,6 @@ use serde_json::{Map, Value, json};
 
 use super::file::{ClassicFile, Stream, Text, Tls};
 use super::{Note, Role};
-use crate::logging::DEBUG;
 
 /// The stream keeps this much unless the receiver takes older scrapes; the sink's own default.
 const STREAM_MAX_AGE: Duration = Duration::from_secs(600);
@@ -139,7 +138,7 @@ impl<'a> Translator<'a> {
     fn log(&self) -> Value {
         let debug = self.file.debug.is_some_and(|flag| flag.0);
         json!({
-            "level": if debug { DEBUG } else { "info" },
+            "level": if debug { "debug" } else { "info" },
             "format": self.file.logfile.as_ref().map(|_| "json"),
             "file": self.file.logfile,
         })

@@ -47,7 +47,8 @@ pub struct Settings {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter like `info,async_nats=debug`. Default `info`.
+    /// `off`, `error`, `warn`, `info`, `debug`, `trace`, or a filter like `info,async_nats=debug`. A level
+    /// alone is for this program, and its libraries are a little quieter. Default `info`.
     pub level: String,
     /// `text` for a person, `json` for a machine. Default `text`.
     pub format: LogFormat,
