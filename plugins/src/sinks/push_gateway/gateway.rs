@@ -76,7 +76,7 @@ pub(super) struct Gateway {
 
 impl Gateway {
     /// Replaces the group at `path` by what `body` says, and returns how many bytes that took.
-    pub(super) async fn put(&self, path: &str, body: Vec<u8>) -> Result<usize, Refusal> {
+    pub(super) async fn put(&self, path: &str, body: &Bytes) -> Result<usize, Refusal> {
         let uri = Uri::try_from(format!("{}{path}", self.base.url))
             .map_err(|error| Refusal::Bad(format!("cannot write the labels into a url: {error}")))?;
         let body = self.compress(body).map_err(|error| Refusal::Bad(format!("cannot compress: {error}")))?;
@@ -139,12 +139,12 @@ impl Gateway {
         self.client.send(request, &limits).await
     }
 
-    fn compress(&self, body: Vec<u8>) -> io::Result<Bytes> {
+    fn compress(&self, body: &Bytes) -> io::Result<Bytes> {
         if self.compression == Compression::None {
-            return Ok(body.into());
+            return Ok(body.clone());
         }
         let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), flate2::Compression::fast());
-        encoder.write_all(&body)?;
+        encoder.write_all(body)?;
         Ok(encoder.finish()?.into())
     }
 }

@@ -1,5 +1,4 @@
-//! What is known of each group: the time of the newest scrape that the gateway has confirmed, behind a
-//! lock that keeps pushes into one group apart.
+//! What is known of each group, behind a lock that keeps pushes into one group apart.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,22 +35,32 @@ struct Used {
 /// One group. Whoever holds the lock may push into it.
 pub(super) type Group = tokio::sync::Mutex<Mark>;
 
-/// The time of the newest scrape of a group that the gateway has confirmed.
+/// What the gateway has confirmed of a group.
 #[derive(Debug, Default)]
-pub(super) struct Mark(Option<SystemTime>);
+pub(super) struct Mark {
+    /// The time of the newest scrape.
+    newest: Option<SystemTime>,
+    /// A push has begun, and whether it landed, or will, is not known.
+    is_open: bool,
+}
 
 impl Mark {
     /// Whether a scrape of this time has nothing to add: it, or a newer one, has landed.
     pub(super) fn covers(&self, timestamp: SystemTime, now: SystemTime) -> bool {
-        self.0.is_some_and(|mark| {
-            let is_wrong = mark.duration_since(now).is_ok_and(|ahead| ahead > MOST_SKEW);
-            timestamp <= mark && !is_wrong
+        self.newest.is_some_and(|newest| {
+            let is_wrong = newest.duration_since(now).is_ok_and(|ahead| ahead > MOST_SKEW);
+            timestamp <= newest && !is_wrong
         })
     }
 
-    /// The gateway has confirmed the scrape of this time.
+    /// A push begins. True if one before it has not ended, as far as we know, and may still land.
+    pub(super) fn begin(&mut self) -> bool {
+        std::mem::replace(&mut self.is_open, true)
+    }
+
+    /// The gateway has confirmed the scrape of this time, and nothing older can land any more.
     pub(super) fn confirm(&mut self, timestamp: SystemTime) {
-        self.0 = Some(timestamp);
+        *self = Self { newest: Some(timestamp), is_open: false };
     }
 }
 

@@ -58,7 +58,7 @@ impl PushMetrics {
                 .gauges("push_gateway_groups", "Groups whose newest scrape is remembered.", names)
                 .with_label_values(values),
             samples: counter("samples_total", "Samples that the gateway has confirmed."),
-            bytes: counter("bytes_total", "Bytes that the gateway has confirmed, as they were sent."),
+            bytes: counter("bytes_total", "Bytes of confirmed pushes, as they were sent."),
             duplicates: left_out("duplicate"),
             unnameable: left_out("name"),
         }

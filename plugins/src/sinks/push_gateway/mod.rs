@@ -13,11 +13,11 @@
 //! `scrape_timestamp_seconds`; alert on its age.
 //!
 //! **Newest wins.** A scrape that is not newer than what its group already has is answered as delivered and
-//! not pushed. One push into a group is in flight at a time. When a push is given up, because its timeout
-//! is over, its connection is closed and the next push into the group is at least as new; but the gateway
-//! may already have all of the old one and be slow to apply it. It applies in the order in which bodies
-//! arrived, so an old push can land after a newer one only if the old body was held up on the way, as in a
-//! proxy, for longer than timeout and backoff together. The next scrape of the target then puts it right.
+//! not pushed. One push into a group is in flight at a time. A push that ends without an answer, because its
+//! timeout is over or its connection broke, may still be lying in a gateway that is slow to apply it, or in a
+//! proxy. So the next push into that group is sent twice: the first shows that the gateway is at work again,
+//! the second follows whatever had been waiting there. What a proxy holds back for longer than that can still
+//! land late; the next scrape of the target puts it right.
 //!
 //! **Broken off.** A gateway before 1.6 takes a body that was cut at the end of a line for a whole one, even
 //! when it was announced longer, and one of which only the head arrived for an empty one: tried with 1.5.1.
@@ -39,6 +39,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use prometheus_streams_core::error::{BuildError, SendError};
 use prometheus_streams_core::event::Event;
 use prometheus_streams_core::health::Health;
@@ -55,7 +56,6 @@ use self::gateway::{Base, Gateway};
 use self::groups::Groups;
 use self::key::GroupingKey;
 use self::metrics::PushMetrics;
-use crate::exposition::Canonical;
 use crate::support::http::{Auth, BasicAuth, HttpClient};
 use crate::support::scrape;
 use crate::support::tls::TlsSettings;
@@ -167,28 +167,34 @@ impl Sink for PushGateway {
 impl PushGateway {
     async fn land(&self, event: &Event) -> Result<(), SendError> {
         let key = GroupingKey::new(&event.labels, self.grouping.as_deref()).map_err(SendError::permanent)?;
-        let (page, readable) = page::page(event, &key, self.honor_labels);
+        let (mut page, readable) = page::page(event, &key, self.honor_labels);
+        let body = Bytes::from(std::mem::take(&mut page.body));
         let group = self.groups.group(&key.path);
         self.metrics.groups.set(i64::try_from(self.groups.len()).unwrap_or(i64::MAX));
         let mut mark = group.lock().await;
         if mark.covers(event.timestamp, self.clock.now()) {
             self.metrics.superseded.inc();
         } else {
-            self.push(&key, page).await?;
+            let may_be_overtaken = mark.begin();
+            let mut length = self.push(&key, &body).await?;
+            if may_be_overtaken {
+                length += self.push(&key, &body).await?;
+            }
             mark.confirm(event.timestamp);
+            self.metrics.confirmed(&page, length);
         }
         readable.map_err(SendError::permanent)
     }
 
-    async fn push(&self, key: &GroupingKey<'_>, mut page: Canonical) -> Result<(), Refusal> {
+    /// Pushes once, and returns how many bytes that took.
+    async fn push(&self, key: &GroupingKey<'_>, body: &Bytes) -> Result<usize, Refusal> {
         let _timer = self.metrics.time.start_timer();
-        let pushed = self.gateway.put(&key.path, std::mem::take(&mut page.body)).await;
+        let pushed = self.gateway.put(&key.path, body).await;
         match &pushed {
             Err(Refusal::Unavailable { why, .. }) => self.health.degraded(why),
             _ => self.health.ready(),
         }
-        self.metrics.confirmed(&page, pushed?);
-        Ok(())
+        pushed
     }
 }
 

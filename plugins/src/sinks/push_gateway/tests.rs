@@ -250,7 +250,7 @@ async fn only_what_is_newer_than_what_was_confirmed_is_pushed() {
     sink.send(event("i", "a", 11)).await.unwrap_err();
     sink.send(event("i", "a", 11)).await.unwrap();
     sink.send(event("j", "a", 9)).await.unwrap();
-    assert_eq!(fake.requests().len(), 4);
+    assert_eq!(fake.requests().len(), 5, "after a failure there are two pushes");
 
     let families = cx.metrics.registry().gather();
     let value = |name: &str| {
@@ -293,8 +293,12 @@ async fn a_push_that_is_given_up_shows_and_leaves_its_group_free() {
     assert!(slow.await.is_err());
     assert_eq!(degraded(&board), "the push gateway does not answer in time");
     fake.inner.leave.add_permits(10);
-    sink.send(event("i", "p", 1)).await.unwrap();
+    sink.send(event("i", "p", 2)).await.unwrap();
     assert_eq!(degraded(&board), "");
+    // The one that was given up may land between the two.
+    assert_eq!(fake.requests().len(), 3);
+    sink.send(event("i", "p", 3)).await.unwrap();
+    assert_eq!(fake.requests().len(), 4);
 }
 
 #[tokio::test]
