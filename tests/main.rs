@@ -7,4 +7,5 @@
 mod hostile;
 mod laws;
 mod parts;
+mod push_gateway;
 mod support;

@@ -25,6 +25,8 @@ pub(super) struct Answer<'a> {
 /// Why a push was not taken.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
+    /// It was not sent at all.
+    Unreachable(String),
     /// It is about the gateway, its address or our credentials; the data is not judged.
     Unavailable {
         /// The same for every event that meets the same trouble, so that it is logged once.
@@ -40,6 +42,11 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
+    /// Whether the gateway may take the push all the same, later.
+    pub(super) fn may_still_land(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+
     /// Trouble with the gateway that says nothing of the event.
     pub(super) fn unavailable(why: impl Into<String>, words: impl Into<String>) -> Self {
         Self::Unavailable { why: why.into(), words: words.into(), retry_after: None }
@@ -53,6 +60,7 @@ impl From<Refusal> for SendError {
                 let error = Self::transient(with_words(why, &words));
                 retry_after.into_iter().fold(error, Self::retry_after)
             }
+            Refusal::Unreachable(why) => Self::transient(why),
             Refusal::Bad(why) => Self::permanent(why),
             Refusal::Inconsistent(words) => {
                 Self::permanent(with_words("the push gateway refused the scrape".to_owned(), &words))

@@ -82,7 +82,7 @@ impl Gateway {
         let body = self.compress(body).map_err(|error| Refusal::Bad(format!("cannot compress: {error}")))?;
         let length = body.len();
         let answer = self.exchange(Method::PUT, uri.clone(), body).await;
-        let response = answer.map_err(|error| self.unreachable(&error))?;
+        let response = answer.map_err(|error| self.unanswered(&error))?;
         match judge(&response, uri.path()) {
             Ok(()) => Ok(length),
             Err(Refusal::Inconsistent(words)) => Err(self.find_culprit(words).await),
@@ -97,7 +97,7 @@ impl Gateway {
             Ok(response) => response.status().as_u16(),
             // Only the page of a gateway that is in order is that large.
             Err(HttpError::BodyTooLarge(_)) => 200,
-            Err(error) => return self.unreachable(&error),
+            Err(error) => return self.unanswered(&error),
         };
         match status {
             200 => Refusal::Inconsistent(words),
@@ -115,8 +115,14 @@ impl Gateway {
         }
     }
 
-    fn unreachable(&self, error: &HttpError) -> Refusal {
-        Refusal::unavailable(format!("cannot push to {}: {error}", self.base.url), "")
+    fn unanswered(&self, error: &HttpError) -> Refusal {
+        let why = format!("cannot push to {}: {error}", self.base.url);
+        match error {
+            HttpError::Connect(_) | HttpError::Tls(_) | HttpError::Credentials(_) => {
+                Refusal::Unreachable(why)
+            }
+            _ => Refusal::unavailable(why, ""),
+        }
     }
 
     async fn exchange(&self, method: Method, uri: Uri, body: Bytes) -> Result<Response<Bytes>, HttpError> {

@@ -35,32 +35,57 @@ struct Used {
 /// One group. Whoever holds the lock may push into it.
 pub(super) type Group = tokio::sync::Mutex<Mark>;
 
-/// What the gateway has confirmed of a group.
+/// What the gateway has confirmed of a group, and what it still may be up to.
 #[derive(Debug, Default)]
 pub(super) struct Mark {
-    /// The time of the newest scrape.
+    /// The time of the newest scrape that it has confirmed.
     newest: Option<SystemTime>,
-    /// A push has begun, and whether it landed, or will, is not known.
-    is_open: bool,
+    /// How often it must confirm until nothing older can land any more. A push that ended without an
+    /// answer may still be lying there: one confirmation shows that the gateway is at work again, a second
+    /// push follows whatever had been waiting.
+    owed: u8,
+}
+
+/// A push that has begun. Left alone, it counts as one that may still land.
+#[derive(Debug)]
+pub(super) struct Begun {
+    timestamp: SystemTime,
+    owed_before: u8,
 }
 
 impl Mark {
-    /// Whether a scrape of this time has nothing to add: it, or a newer one, has landed.
+    /// Whether a scrape of this time has nothing to add: it, or a newer one, has landed for good.
     pub(super) fn covers(&self, timestamp: SystemTime, now: SystemTime) -> bool {
         self.newest.is_some_and(|newest| {
             let is_wrong = newest.duration_since(now).is_ok_and(|ahead| ahead > MOST_SKEW);
-            timestamp <= newest && !is_wrong
+            !is_wrong && (timestamp < newest || timestamp == newest && self.is_settled())
         })
     }
 
-    /// A push begins. True if one before it has not ended, as far as we know, and may still land.
-    pub(super) fn begin(&mut self) -> bool {
-        std::mem::replace(&mut self.is_open, true)
+    /// False while something older than the newest may still land.
+    pub(super) fn is_settled(&self) -> bool {
+        self.owed == 0
     }
 
-    /// The gateway has confirmed the scrape of this time, and nothing older can land any more.
-    pub(super) fn confirm(&mut self, timestamp: SystemTime) {
-        *self = Self { newest: Some(timestamp), is_open: false };
+    /// The push of a scrape of this time begins.
+    pub(super) fn begin(&mut self, timestamp: SystemTime) -> Begun {
+        let begun = Begun { timestamp, owed_before: self.owed };
+        // Nothing is lost when the newest lands once more.
+        if self.newest != Some(timestamp) {
+            self.owed = 2;
+        }
+        begun
+    }
+
+    /// The gateway has confirmed it.
+    pub(super) fn confirm(&mut self, begun: Begun) {
+        self.newest = Some(begun.timestamp);
+        self.owed = begun.owed_before.saturating_sub(1);
+    }
+
+    /// It will certainly not land.
+    pub(super) fn withdraw(&mut self, begun: Begun) {
+        self.owed = begun.owed_before;
     }
 }
 
@@ -116,24 +141,51 @@ mod tests {
         UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
+    fn confirm(mark: &mut Mark, seconds: u64) {
+        let begun = mark.begin(at(seconds));
+        mark.confirm(begun);
+    }
+
     #[test]
     fn a_mark_holds_back_what_is_not_newer() {
         let mut mark = Mark::default();
         assert!(!mark.covers(at(0), at(100)));
-        mark.confirm(at(50));
+        confirm(&mut mark, 50);
         assert!(
             mark.covers(at(49), at(100)) && mark.covers(at(50), at(100)) && !mark.covers(at(51), at(100))
         );
     }
 
     #[test]
+    fn after_a_push_without_an_answer_two_must_be_confirmed() {
+        let mut mark = Mark::default();
+        confirm(&mut mark, 1);
+        let _given_up = mark.begin(at(2));
+        confirm(&mut mark, 3);
+        assert!(!mark.covers(at(3), at(100)) && mark.covers(at(2), at(100)));
+        // That the second one is given up too changes nothing: it is the same scrape.
+        let _given_up = mark.begin(at(3));
+        confirm(&mut mark, 3);
+        assert!(mark.covers(at(3), at(100)) && mark.is_settled());
+    }
+
+    #[test]
+    fn a_push_that_was_answered_leaves_nothing_behind() {
+        let mut mark = Mark::default();
+        let refused = mark.begin(at(1));
+        mark.withdraw(refused);
+        confirm(&mut mark, 2);
+        assert!(mark.is_settled());
+    }
+
+    #[test]
     fn a_clock_that_was_ahead_does_not_silence_its_group() {
         let mut mark = Mark::default();
-        mark.confirm(at(1_000_000));
+        confirm(&mut mark, 1_000_000);
         assert!(!mark.covers(at(101), at(100)));
-        mark.confirm(at(101));
+        confirm(&mut mark, 101);
         assert!(mark.covers(at(101), at(100)) && !mark.covers(at(102), at(100)));
-        mark.confirm(at(160));
+        confirm(&mut mark, 160);
         assert!(mark.covers(at(101), at(100)), "a minute ahead is a clock like any other");
     }
 
@@ -142,7 +194,7 @@ mod tests {
         let groups = Groups { most: 16, ..Groups::default() };
         let held = groups.group("held");
         let _guard = held.try_lock().unwrap();
-        groups.group("kept").try_lock().unwrap().confirm(at(1));
+        confirm(&mut groups.group("kept").try_lock().unwrap(), 1);
         for n in 0..1_000 {
             assert!(groups.group("kept").try_lock().unwrap().covers(at(1), at(1)));
             groups.group(&format!("passing {n}"));

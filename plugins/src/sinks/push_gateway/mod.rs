@@ -15,9 +15,9 @@
 //! **Newest wins.** A scrape that is not newer than what its group already has is answered as delivered and
 //! not pushed. One push into a group is in flight at a time. A push that ends without an answer, because its
 //! timeout is over or its connection broke, may still be lying in a gateway that is slow to apply it, or in a
-//! proxy. So the next push into that group is sent twice: the first shows that the gateway is at work again,
-//! the second follows whatever had been waiting there. What a proxy holds back for longer than that can still
-//! land late; the next scrape of the target puts it right.
+//! proxy, and then it would land after the newer one that found the gateway at work again. So the next scrape
+//! of that group is pushed twice, with a pause between: the second push follows whatever had been waiting.
+//! What a proxy holds back for longer than that can still land late; the next scrape puts it right.
 //!
 //! **Broken off.** A gateway before 1.6 takes a body that was cut at the end of a line for a whole one, even
 //! when it was announced longer, and one of which only the head arrived for an empty one: tried with 1.5.1.
@@ -37,6 +37,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -48,14 +49,16 @@ use prometheus_streams_core::stage::{Clock, Sink, SinkConfig, StageContext};
 use prometheus_streams_core::values::Secret;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use tokio::time::Instant;
 
 pub use self::gateway::Compression;
 
 use self::answer::Refusal;
 use self::gateway::{Base, Gateway};
-use self::groups::Groups;
+use self::groups::{Groups, Mark};
 use self::key::GroupingKey;
 use self::metrics::PushMetrics;
+use crate::exposition::Canonical;
 use crate::support::http::{Auth, BasicAuth, HttpClient};
 use crate::support::scrape;
 use crate::support::tls::TlsSettings;
@@ -144,6 +147,11 @@ fn check_grouping(grouping: &[String], problems: &mut BuildError) {
     }
 }
 
+/// The pause before a group is pushed again, for the sake of pushes that were given up: as long as the push
+/// before it took, for the gateway was about as slow with those, within these bounds.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
 struct PushGateway {
     gateway: Gateway,
     grouping: Option<Vec<String>>,
@@ -167,31 +175,55 @@ impl Sink for PushGateway {
 impl PushGateway {
     async fn land(&self, event: &Event) -> Result<(), SendError> {
         let key = GroupingKey::new(&event.labels, self.grouping.as_deref()).map_err(SendError::permanent)?;
-        let (mut page, readable) = page::page(event, &key, self.honor_labels);
-        let body = Bytes::from(std::mem::take(&mut page.body));
+        let (page, readable) = page::page(event, &key, self.honor_labels);
         let group = self.groups.group(&key.path);
         self.metrics.groups.set(i64::try_from(self.groups.len()).unwrap_or(i64::MAX));
         let mut mark = group.lock().await;
         if mark.covers(event.timestamp, self.clock.now()) {
             self.metrics.superseded.inc();
         } else {
-            let may_be_overtaken = mark.begin();
-            let mut length = self.push(&key, &body).await?;
-            if may_be_overtaken {
-                length += self.push(&key, &body).await?;
-            }
-            mark.confirm(event.timestamp);
-            self.metrics.confirmed(&page, length);
+            self.push(&mut mark, event.timestamp, &key.path, page).await?;
         }
         readable.map_err(SendError::permanent)
     }
 
+    /// Pushes a page into its group until nothing older can land after it.
+    async fn push(
+        &self,
+        mark: &mut Mark,
+        timestamp: SystemTime,
+        path: &str,
+        mut page: Canonical,
+    ) -> Result<(), Refusal> {
+        let body = Bytes::from(std::mem::take(&mut page.body));
+        loop {
+            let begun = mark.begin(timestamp);
+            let started = Instant::now();
+            match self.push_once(path, &body).await {
+                Ok(length) => {
+                    mark.confirm(begun);
+                    self.metrics.confirmed(&page, length);
+                }
+                Err(refusal) => {
+                    if !refusal.may_still_land() {
+                        mark.withdraw(begun);
+                    }
+                    return Err(refusal);
+                }
+            }
+            if mark.is_settled() {
+                return Ok(());
+            }
+            tokio::time::sleep(started.elapsed().clamp(SHORTEST_PAUSE, LONGEST_PAUSE)).await;
+        }
+    }
+
     /// Pushes once, and returns how many bytes that took.
-    async fn push(&self, key: &GroupingKey<'_>, body: &Bytes) -> Result<usize, Refusal> {
+    async fn push_once(&self, path: &str, body: &Bytes) -> Result<usize, Refusal> {
         let _timer = self.metrics.time.start_timer();
-        let pushed = self.gateway.put(&key.path, body).await;
+        let pushed = self.gateway.put(path, body).await;
         match &pushed {
-            Err(Refusal::Unavailable { why, .. }) => self.health.degraded(why),
+            Err(Refusal::Unreachable(why) | Refusal::Unavailable { why, .. }) => self.health.degraded(why),
             _ => self.health.ready(),
         }
         pushed
