@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use prometheus_streams_core::config::Config;
-use prometheus_streams_core::error::{BoxError, BuildError, ConfigError};
+use prometheus_streams_core::error::{BoxError, ConfigError};
 use prometheus_streams_core::pipeline::Agent;
 use prometheus_streams_core::registry;
 use prometheus_streams_core::stage::SystemClock;
@@ -18,8 +18,7 @@ use crate::{docs, logging};
 /// The mistakes, each with its file and path.
 pub(crate) fn check(files: &[PathBuf]) -> Result<String, ConfigError> {
     let config = Config::load(files, std::env::vars())?;
-    let level =
-        logging::filter(&config.settings.log.level).map_err(|error| BuildError::at("log.level", error));
+    let level = logging::level(&config.settings.log).map_err(|error| logging::in_file(&config, error));
     let extensions: Vec<_> = config.settings.extensions.keys().cloned().collect();
     let (_, agent) = both(level, build(config))?;
 
@@ -39,12 +38,14 @@ pub(crate) fn build(config: Config) -> Result<Agent, ConfigError> {
 }
 
 /// Both values, or the mistakes of both.
-pub(crate) fn both<A, B>(a: Result<A, BuildError>, b: Result<B, ConfigError>) -> Result<(A, B), ConfigError> {
+pub(crate) fn both<A, B>(
+    a: Result<A, ConfigError>,
+    b: Result<B, ConfigError>,
+) -> Result<(A, B), ConfigError> {
     match (a, b) {
         (Ok(a), Ok(b)) => Ok((a, b)),
-        (Err(a), Ok(_)) => Err(a.into()),
-        (Ok(_), Err(b)) => Err(b),
-        (Err(a), Err(b)) => Err(ConfigError { problems: [a.problems(), &b.problems[..]].concat() }),
+        (Err(error), Ok(_)) | (Ok(_), Err(error)) => Err(error),
+        (Err(a), Err(b)) => Err(ConfigError { problems: [a.problems, b.problems].concat() }),
     }
 }
 

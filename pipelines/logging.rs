@@ -5,8 +5,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, stderr};
 use std::path::Path;
 
-use prometheus_streams_core::config::{LogConfig, LogFormat};
-use prometheus_streams_core::error::{BoxError, BuildError};
+use prometheus_streams_core::config::{Config, LogConfig, LogFormat};
+use prometheus_streams_core::error::{BoxError, BuildError, ConfigError};
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -33,24 +33,35 @@ impl LogLevel {
 /// Starts the log. `--debug` wins over `RUST_LOG`, and that over the configuration.
 ///
 /// # Errors
-/// A level that is none, or a file that cannot be written, with its path in the configuration.
-pub(crate) fn start(config: &LogConfig, debug: bool) -> Result<LogLevel, BuildError> {
-    let (path, level) = match std::env::var("RUST_LOG") {
-        _ if debug => ("--debug", "debug".to_owned()),
-        Ok(level) if !level.is_empty() => ("RUST_LOG", level),
-        _ => ("log.level", config.level.clone()),
+/// A level that is none, or a file that cannot be written.
+pub(crate) fn start(config: &Config, debug: bool) -> Result<LogLevel, ConfigError> {
+    let log = &config.settings.log;
+    let filter = match std::env::var("RUST_LOG") {
+        _ if debug => filter("debug").map_err(|error| ConfigError::at("--debug", error)),
+        Ok(level) if !level.is_empty() => filter(&level).map_err(|error| ConfigError::at("RUST_LOG", error)),
+        _ => level(log).map_err(|error| in_file(config, error)),
     };
-    let filter = filter(&level).map_err(|error| BuildError::at(path, error))?;
-    let (filter, handle) = reload::Layer::new(filter);
-    let output = match &config.file {
-        Some(path) => layer(config.format, open(path)?, false),
-        None => {
-            layer(config.format, stderr, stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        }
+    let (filter, handle) = reload::Layer::new(filter?);
+    let output = match &log.file {
+        Some(path) => layer(log.format, open(path).map_err(|error| in_file(config, error))?, false),
+        None => layer(log.format, stderr, stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()),
     };
     let started = tracing_subscriber::registry().with(filter).with(output).try_init();
-    started.map_err(|error| BuildError::at("log", format!("cannot start the log: {error}")))?;
+    started.map_err(|error| ConfigError::at("log", format!("cannot start the log: {error}")))?;
     Ok(LogLevel(handle))
+}
+
+/// The filter that the configuration asks for.
+///
+/// # Errors
+/// Its level is none.
+pub(crate) fn level(log: &LogConfig) -> Result<EnvFilter, BuildError> {
+    filter(&log.level).map_err(|error| BuildError::at("log.level", error))
+}
+
+/// The mistakes with the file that has them.
+pub(crate) fn in_file(config: &Config, mistakes: BuildError) -> ConfigError {
+    config.blame(mistakes.clone()).err().unwrap_or_else(|| mistakes.into())
 }
 
 /// The filter that a level means. A bare level is for what we say ourselves; libraries are a step or two
@@ -59,7 +70,7 @@ pub(crate) fn start(config: &LogConfig, debug: bool) -> Result<LogLevel, BuildEr
 ///
 /// # Errors
 /// What is wrong with the level.
-pub(crate) fn filter(level: &str) -> Result<EnvFilter, BoxError> {
+fn filter(level: &str) -> Result<EnvFilter, BoxError> {
     for directive in level.split(',') {
         let word = directive.trim();
         if word.is_empty() || (!word.contains(['=', '[']) && word.parse::<LevelFilter>().is_err()) {

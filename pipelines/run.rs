@@ -47,7 +47,7 @@ pub(crate) fn classic(role: Role, options: &Options) -> Result<(), Failure> {
 
 /// Starts the log and builds the stages; the mistakes of both come out together.
 fn prepare(config: Config, options: &Options) -> Result<(Agent, logging::LogLevel), ConfigError> {
-    let level = logging::start(&config.settings.log, options.debug);
+    let level = logging::start(&config, options.debug);
     let (level, agent) = check::both(level, check::build(config))?;
     Ok((agent, level))
 }

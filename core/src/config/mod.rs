@@ -156,8 +156,11 @@ impl Config {
         self.blame(self.problems.clone())
     }
 
-    /// The same for mistakes that were found elsewhere.
-    pub(crate) fn blame(&self, problems: BuildError) -> Result<(), ConfigError> {
+    /// The same for mistakes that were found elsewhere, at paths of the whole configuration.
+    ///
+    /// # Errors
+    /// There are some.
+    pub fn blame(&self, problems: BuildError) -> Result<(), ConfigError> {
         problems.or(()).map_err(|error| self.layers.blame(error.problems().to_vec()))
     }
 
