@@ -276,23 +276,26 @@ impl Store {
     /// Queues a write and waits for it. The first that gets the turn writes for all that wait, so many
     /// share one flush of the disk. Cancelling the wait withdraws a write that has not begun.
     async fn write(self: &Arc<Self>, write: Write) -> Result<(), StoreError> {
-        let (done, answer) = oneshot::channel();
+        let (done, mut answer) = oneshot::channel();
         {
             let mut queue = held(&self.queue);
             queue.retain(|queued| !queued.done.is_closed());
             queue.push(Queued { write, done });
         }
-        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let interrupted = |_| Err(StoreError::unavailable("the write was interrupted"));
+        let turn = tokio::select! {
+            biased;
+            answer = &mut answer => return answer.unwrap_or_else(interrupted),
+            turn = Arc::clone(&self.turn).lock_owned() => turn,
+        };
         let group = std::mem::take(&mut *held(&self.queue));
-        if !group.is_empty() {
-            let store = Arc::clone(self);
-            blocking(move || {
-                store.write_group(group, turn);
-                Ok(())
-            })
-            .await?;
-        }
-        answer.await.unwrap_or_else(|_| Err(StoreError::unavailable("the write was interrupted")))
+        let store = Arc::clone(self);
+        blocking(move || {
+            store.write_group(group, turn);
+            Ok(())
+        })
+        .await?;
+        answer.await.unwrap_or_else(interrupted)
     }
 
     fn write_group(&self, group: Vec<Queued>, turn: OwnedMutexGuard<()>) {
