@@ -205,8 +205,9 @@ async fn a_family_that_another_group_has_with_another_type_is_rejected_with_the_
     sink.send(event(&[("job", "a")], "# TYPE x gauge\nx 1\n# TYPE z_count gauge\nz_count 1\n"))
         .await
         .unwrap();
+    // Which of the two groups it names changes from push to push.
     for (body, words) in [
-        ("# TYPE x counter\nx 1\n", "is not a GAUGE"),
+        ("# TYPE x counter\nx 1\n", "} is not a "),
         ("# TYPE z histogram\nz_bucket{le=\"+Inf\"} 1\nz_sum 1\nz_count 1\n", "collides with"),
     ] {
         let error = sink.send(event(&[("job", "b")], body)).await.unwrap_err();
@@ -241,10 +242,6 @@ async fn a_push_that_was_given_up_does_not_overtake_the_newer_one() {
     let body = |value: u32| (0..2_000).map(|n| format!("x{{n=\"{n}\"}} {value}\n")).collect::<String>();
     let (old, new) = (event(&labels, &body(1)), event(&labels, &body(2)));
     gateway.pause();
-    let ready = format!("{}/-/ready", gateway.url());
-    let stands_still =
-        async || tokio::time::timeout(Duration::from_millis(100), http::get(&ready)).await.is_err();
-    wait_until("the gateway to stand still", secs(10), stands_still).await;
     for _ in 0..5 {
         let attempt = tokio::time::timeout(Duration::from_millis(100), sink.send(old.clone()));
         assert!(attempt.await.is_err(), "a gateway that stands still has answered");

@@ -63,6 +63,17 @@ impl Process {
         assert!(status.success(), "cannot send {signal} to {}", self.name);
     }
 
+    /// Whether a `STOP` has reached all of its threads.
+    pub fn stands_still(&self) -> bool {
+        let threads =
+            std::fs::read_dir(format!("/proc/{}/task", self.id())).expect("list the threads of a child");
+        threads.flatten().all(|thread| {
+            // A thread that is gone by now has nothing to say.
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('T'))
+        })
+    }
+
     /// Kills it as `kill -9` does, and waits for its end.
     pub fn kill9(&mut self) {
         // An error says that it is dead already.

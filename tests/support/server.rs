@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -131,6 +131,12 @@ impl Server {
     /// Stops it in its tracks; its connections stay open and unanswered.
     pub fn pause(&self) {
         self.process.signal("STOP");
+        let start = Instant::now();
+        // The signal is sent before the last thread stands still, and that one may answer yet.
+        while !self.process.stands_still() {
+            assert!(start.elapsed() < secs(10), "{} does not stop", self.name);
+            std::thread::yield_now();
+        }
     }
 
     pub fn resume(&self) {
