@@ -8,6 +8,9 @@ use prometheus_streams_core::event::Event;
 use super::scrape;
 use crate::exposition::{self, Family, MetricKind, ParseError, Sample};
 
+/// The name under which a scrape says when it was taken.
+pub const TIMESTAMP: &str = "scrape_timestamp_seconds";
+
 /// Why the body of an event cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
@@ -68,7 +71,7 @@ fn report<'a>(event: &Event, is_readable: bool, scraped: &[Family<'_>]) -> Vec<F
         gauge("up", "1 if the last scrape of the target succeeded.", f64::from(u8::from(is_up))),
         gauge("scrape_samples_scraped", "Samples that the target exposed.", samples as f64),
         gauge(
-            "scrape_timestamp_seconds",
+            TIMESTAMP,
             "When the target was scraped, in seconds since 1970.",
             unix_seconds(event.timestamp),
         ),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use flate2::write::GzEncoder;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
-use hyper::{Method, Request, Response, Uri};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use prometheus_streams_core::error::BuildError;
 use prometheus_streams_core::values::Size;
 use schemars::JsonSchema;
@@ -21,6 +21,8 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; c
 const LAST_TIMEOUT: Duration = Duration::from_secs(600);
 /// A gateway that took a push says nothing; whoever says more than this is something else.
 const MOST_ANSWER: Size = Size(64 << 10);
+/// About half a million series.
+const MOST_PAGE: Size = Size(64 << 20);
 /// The longest wait that a `Retry-After` can ask of us.
 const MOST_WAIT: Duration = Duration::from_secs(300);
 
@@ -81,7 +83,7 @@ impl Gateway {
             .map_err(|error| Refusal::Bad(format!("cannot write the labels into a url: {error}")))?;
         let body = self.compress(body).map_err(|error| Refusal::Bad(format!("cannot compress: {error}")))?;
         let length = body.len();
-        let answer = self.exchange(Method::PUT, uri.clone(), body).await;
+        let answer = self.exchange(Method::PUT, uri.clone(), body, MOST_ANSWER).await;
         let response = answer.map_err(|error| self.unanswered(&error))?;
         match judge(&response, uri.path()) {
             Ok(()) => Ok(length),
@@ -93,7 +95,8 @@ impl Gateway {
     /// A gateway checks a push together with everything that it holds. If that does not pass by itself,
     /// the push was not to blame, and may be taken once the gateway is in order again.
     async fn find_culprit(&self, words: String) -> Refusal {
-        let status = match self.exchange(Method::GET, self.base.page.clone(), Bytes::new()).await {
+        let status = match self.exchange(Method::GET, self.base.page.clone(), Bytes::new(), MOST_ANSWER).await
+        {
             Ok(response) => response.status().as_u16(),
             // Only the page of a gateway that is in order is that large.
             Err(HttpError::BodyTooLarge(_)) => 200,
@@ -125,7 +128,22 @@ impl Gateway {
         }
     }
 
-    async fn exchange(&self, method: Method, uri: Uri, body: Bytes) -> Result<Response<Bytes>, HttpError> {
+    /// The page from which Prometheus reads all groups.
+    pub(super) async fn page(&self) -> Result<Bytes, HttpError> {
+        let answer = self.exchange(Method::GET, self.base.page.clone(), Bytes::new(), MOST_PAGE).await?;
+        match answer.status() {
+            StatusCode::OK => Ok(answer.into_body()),
+            status => Err(HttpError::Status(status)),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        uri: Uri,
+        body: Bytes,
+        max_body: Size,
+    ) -> Result<Response<Bytes>, HttpError> {
         let is_push = method == Method::PUT;
         let mut request = Request::new(body);
         *request.method_mut() = method;
@@ -141,7 +159,7 @@ impl Gateway {
             auth.apply(request.headers_mut())?;
         }
         // A redirect that is followed changes the group, or makes a GET of the PUT.
-        let limits = Limits { timeout: LAST_TIMEOUT, max_body: MOST_ANSWER, redirects: 0 };
+        let limits = Limits { timeout: LAST_TIMEOUT, max_body, redirects: 0 };
         self.client.send(request, &limits).await
     }
 

@@ -62,6 +62,11 @@ impl Mark {
         })
     }
 
+    /// The gateway says that it holds the scrape of this time.
+    pub(super) fn recall(&mut self, timestamp: SystemTime) {
+        self.newest = self.newest.max(Some(timestamp));
+    }
+
     /// False while something older than the newest may still land.
     pub(super) fn is_settled(&self) -> bool {
         self.owed == 0

@@ -17,7 +17,9 @@
 //! timeout is over or its connection broke, may still be lying in a gateway that is slow to apply it, or in a
 //! proxy, and then it would land after the newer one that found the gateway at work again. So the next scrape
 //! of that group is pushed twice, with a pause between: the second push follows whatever had been waiting.
-//! What a proxy holds back for longer than that can still land late; the next scrape puts it right.
+//! What a proxy holds back for longer than that can still land late; the next scrape puts it right. At its
+//! start the sink asks the gateway once what it holds, so that of the scrapes which come again after a kill
+//! none lands over a newer one.
 //!
 //! **Broken off.** A gateway before 1.6 takes a body that was cut at the end of a line for a whole one, even
 //! when it was announced longer, and one of which only the head arrived for an empty one: tried with 1.5.1.
@@ -31,6 +33,7 @@ mod groups;
 mod key;
 mod metrics;
 mod page;
+mod recall;
 #[cfg(test)]
 mod tests;
 
@@ -41,7 +44,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use prometheus_streams_core::error::{BuildError, SendError};
+use prometheus_streams_core::error::{BoxError, BuildError, SendError};
 use prometheus_streams_core::event::Event;
 use prometheus_streams_core::health::Health;
 use prometheus_streams_core::register;
@@ -49,7 +52,9 @@ use prometheus_streams_core::stage::{Clock, Sink, SinkConfig, StageContext};
 use prometheus_streams_core::values::Secret;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use tokio::sync::RwLock;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 pub use self::gateway::Compression;
 
@@ -128,6 +133,7 @@ impl SinkConfig for PushGatewayConfig {
             grouping: self.grouping,
             honor_labels: self.honor_labels,
             groups: Groups::default(),
+            recalling: RwLock::default(),
             metrics: PushMetrics::new(cx),
             clock: Arc::clone(&cx.clock),
             health: cx.health.clone(),
@@ -157,6 +163,8 @@ struct PushGateway {
     grouping: Option<Vec<String>>,
     honor_labels: bool,
     groups: Groups,
+    /// Held for writing while the gateway is asked what it holds; nothing is pushed meanwhile.
+    recalling: RwLock<()>,
     metrics: PushMetrics,
     clock: Arc<dyn Clock>,
     health: Health,
@@ -170,10 +178,16 @@ impl Sink for PushGateway {
         attempt.end(&result);
         result
     }
+
+    async fn run(&self, shutdown: CancellationToken) -> Result<(), BoxError> {
+        let _ = shutdown.run_until_cancelled(self.recall()).await;
+        Ok(())
+    }
 }
 
 impl PushGateway {
     async fn land(&self, event: &Event) -> Result<(), SendError> {
+        drop(self.recalling.read().await);
         let key = GroupingKey::new(&event.labels, self.grouping.as_deref()).map_err(SendError::permanent)?;
         let (page, readable) = page::page(event, &key, self.honor_labels);
         let group = self.groups.group(&key.path);
