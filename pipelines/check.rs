@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use prometheus_streams_core::config::Config;
+use prometheus_streams_core::config::{Config, process_env};
 use prometheus_streams_core::error::{BoxError, ConfigError};
 use prometheus_streams_core::pipeline::Agent;
 use prometheus_streams_core::registry;
@@ -17,7 +17,7 @@ use crate::{docs, logging};
 /// # Errors
 /// The mistakes, each with its file and path.
 pub(crate) fn check(files: &[PathBuf]) -> Result<String, ConfigError> {
-    let config = Config::load(files, std::env::vars())?;
+    let config = Config::load(files, process_env())?;
     let level = logging::level(&config.settings.log).map_err(|error| logging::in_file(&config, error));
     let extensions: Vec<_> = config.settings.extensions.keys().cloned().collect();
     let (_, agent) = both(level, build(config))?;

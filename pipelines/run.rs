@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use prometheus_streams_core::config::Config;
+use prometheus_streams_core::config::{Config, process_env};
 use prometheus_streams_core::control::Control;
 use prometheus_streams_core::error::{BoxError, BuildError, ConfigError};
 use prometheus_streams_core::pipeline::Agent;
@@ -25,7 +25,7 @@ pub(crate) fn files(files: &[PathBuf], options: &Options) -> Result<(), Failure>
         let message = "belongs to poller and receiver; run takes its files by themselves";
         return Err(ConfigError::at("--config", message).into());
     }
-    let config = Config::load(files, std::env::vars())?;
+    let config = Config::load(files, process_env())?;
     let (agent, level) = prepare(config, options)?;
     run(agent, level, options, &[])
 }

@@ -8,10 +8,10 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
-use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::event::Event;
+use crate::metrics::PipelineMetrics;
 
 /// What became of an event. Ordered from best to worst; of several sinks the worst counts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -133,20 +133,20 @@ impl fmt::Debug for Acker {
 
 /// The room that an event takes in its pipeline until it is answered.
 pub(crate) struct Held {
-    gauge: IntGauge,
+    metrics: Arc<PipelineMetrics>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Held {
-    pub(crate) fn new(permit: OwnedSemaphorePermit, gauge: IntGauge) -> Self {
-        gauge.inc();
-        Self { gauge, _permit: permit }
+    pub(crate) fn new(permit: OwnedSemaphorePermit, metrics: Arc<PipelineMetrics>) -> Self {
+        metrics.held.inc();
+        Self { metrics, _permit: permit }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.gauge.dec();
+        self.metrics.held.dec();
     }
 }
 

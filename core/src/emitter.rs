@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::delivery::{Delivery, Held, Receipt};
 use crate::event::Event;
@@ -15,8 +16,9 @@ use crate::metrics::PipelineMetrics;
 pub struct Emitter {
     room: Arc<Semaphore>,
     paused: watch::Receiver<bool>,
+    ended: CancellationToken,
     queue: mpsc::UnboundedSender<Delivery>,
-    metrics: PipelineMetrics,
+    metrics: Arc<PipelineMetrics>,
 }
 
 /// Why there is no room now.
@@ -36,11 +38,12 @@ impl Emitter {
     pub(crate) fn new(
         capacity: usize,
         paused: watch::Receiver<bool>,
-        metrics: PipelineMetrics,
+        ended: CancellationToken,
+        metrics: Arc<PipelineMetrics>,
     ) -> (Self, mpsc::UnboundedReceiver<Delivery>) {
         let (queue, deliveries) = mpsc::unbounded_channel();
         let room = Arc::new(Semaphore::new(capacity.clamp(1, Semaphore::MAX_PERMITS)));
-        (Self { room, paused, queue, metrics }, deliveries)
+        (Self { room, paused, ended, queue, metrics }, deliveries)
     }
 
     /// Waits for room, sends, and returns the receipt of the outcome. Once the pipeline has ended,
@@ -51,15 +54,27 @@ impl Emitter {
         self.reserve().await.send(event)
     }
 
-    /// Waits until the pipeline is not paused and has room for one event.
+    /// Waits until the pipeline is not paused and has room for one event; or until it has ended, and
+    /// then the event will be answered `Failed`.
+    ///
+    /// Cancelling the wait loses nothing but the place in the queue. Room in hand may still be used when
+    /// the pipeline is paused.
     pub async fn reserve(&self) -> Room {
+        tokio::select! {
+            biased;
+            permit = self.permit() => self.room_with(permit),
+            () = self.ended.cancelled() => self.room_with(None),
+        }
+    }
+
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
         let mut paused = self.paused.clone();
         loop {
-            // An error means that the pipeline has ended; sending then answers `Failed`.
+            // An error means that nobody is left to pause or resume.
             let _ = paused.wait_for(|paused| !paused).await;
             let permit = Arc::clone(&self.room).acquire_owned().await.ok();
             if !*paused.borrow() || paused.has_changed().is_err() {
-                return self.room_with(permit);
+                return permit;
             }
         }
     }
@@ -77,16 +92,17 @@ impl Emitter {
     }
 
     fn room_with(&self, permit: Option<OwnedSemaphorePermit>) -> Room {
-        Room { permit, queue: self.queue.clone(), metrics: self.metrics.clone() }
+        Room { permit, queue: self.queue.clone(), metrics: Arc::clone(&self.metrics) }
     }
 }
 
 /// Room for one event. Dropping it gives it back.
 #[must_use = "room that is not used keeps others waiting"]
 pub struct Room {
+    /// Nothing once the pipeline has ended.
     permit: Option<OwnedSemaphorePermit>,
     queue: mpsc::UnboundedSender<Delivery>,
-    metrics: PipelineMetrics,
+    metrics: Arc<PipelineMetrics>,
 }
 
 impl Room {
@@ -95,7 +111,7 @@ impl Room {
         self.metrics.events.inc();
         let (mut delivery, receipt) = Delivery::new(event);
         if let Some(permit) = self.permit {
-            delivery.acker.hold(Held::new(permit, self.metrics.held));
+            delivery.acker.hold(Held::new(permit, self.metrics));
         }
         // A closed queue drops the delivery, which answers `Failed`.
         let _ = self.queue.send(delivery);

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 pub struct Event {
     /// When the data was observed at its origin.
     pub timestamp: SystemTime,
-    /// Identity. Two events with equal labels observe one thing and are never delivered out of order.
+    /// Identity. Two events with equal labels observe one thing, and are delivered in the order in which
+    /// their source sent them.
     pub labels: Labels,
     /// Facts about this observation: its encoding, its sequence, why it failed.
     pub attributes: Attributes,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The state of every stage that has spoken up.
@@ -9,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct HealthBoard(Arc<Mutex<BTreeMap<String, Option<String>>>>);
 
 impl HealthBoard {
-    /// The place of one stage on the board, named `pipeline/stage`.
+    /// The place of one stage on the board, named `pipeline/kind/stage`.
     pub fn stage(&self, name: impl Into<String>) -> Health {
-        Health { board: self.clone(), name: name.into() }
+        Health { board: self.clone(), name: name.into().into(), is_ready: Arc::default() }
     }
 
     /// The stages that are degraded, with their reasons; empty when all is well.
@@ -30,22 +31,25 @@ impl HealthBoard {
 #[derive(Clone)]
 pub struct Health {
     board: HealthBoard,
-    name: String,
+    name: Arc<str>,
+    /// What the board says, so that a stage may call [`Health::ready`] for every event.
+    is_ready: Arc<AtomicBool>,
 }
 
 impl Health {
     /// All is well.
     pub fn ready(&self) {
-        if self.board.set(&self.name, None) {
-            tracing::info!(stage = self.name, "ready");
+        if !self.is_ready.swap(true, Ordering::Relaxed) && self.board.set(&self.name, None) {
+            tracing::info!(stage = &*self.name, "ready");
         }
     }
 
     /// The stage goes on trying, but does not do its work now.
     pub fn degraded(&self, reason: impl fmt::Display) {
         let reason = reason.to_string();
+        self.is_ready.store(false, Ordering::Relaxed);
         if self.board.set(&self.name, Some(reason.clone())) {
-            tracing::warn!(stage = self.name, reason, "degraded");
+            tracing::warn!(stage = &*self.name, reason, "degraded");
         }
     }
 }

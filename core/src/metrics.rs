@@ -25,7 +25,8 @@ const SECONDS: &[f64] =
 ///
 /// Asking again for a name gives the family that is there, so two stages of one type share it.
 /// Asking for it with other labels or as another type is a mistake in the stage's code; it is logged
-/// once and answered with a family that is not exported, so that counting never fails.
+/// and answered with a family that is not exported, so that counting never fails. A name or label that
+/// Prometheus does not allow is one too, and panics when the stage is built.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
@@ -45,39 +46,42 @@ impl Metrics {
 
     /// The counters `prometheus_streams_<name>`.
     pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.family(name, |full| IntCounterVec::new(Opts::new(full, help), labels))
+        self.family(name, labels, |full| IntCounterVec::new(Opts::new(full, help), labels))
     }
 
     /// The counters `prometheus_streams_<name>` that count in fractions, as seconds.
     pub fn float_counters(&self, name: &str, help: &str, labels: &[&str]) -> CounterVec {
-        self.family(name, |full| CounterVec::new(Opts::new(full, help), labels))
+        self.family(name, labels, |full| CounterVec::new(Opts::new(full, help), labels))
     }
 
     /// The gauges `prometheus_streams_<name>`.
     pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.family(name, |full| IntGaugeVec::new(Opts::new(full, help), labels))
+        self.family(name, labels, |full| IntGaugeVec::new(Opts::new(full, help), labels))
     }
 
     /// The gauges `prometheus_streams_<name>` that hold fractions, as times.
     pub fn float_gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
-        self.family(name, |full| GaugeVec::new(Opts::new(full, help), labels))
+        self.family(name, labels, |full| GaugeVec::new(Opts::new(full, help), labels))
     }
 
     /// The histograms `prometheus_streams_<name>` of durations in seconds, 0.5 ms to 30 s.
     pub fn seconds(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
-        self.family(name, |full| {
+        self.family(name, labels, |full| {
             HistogramVec::new(HistogramOpts::new(full, help).buckets(SECONDS.to_vec()), labels)
         })
     }
 
     /// Finds the family, or creates and registers it.
-    fn family<F>(&self, name: &str, create: impl Fn(String) -> prometheus::Result<F>) -> F
+    fn family<F>(&self, name: &str, labels: &[&str], create: impl Fn(String) -> prometheus::Result<F>) -> F
     where
         F: Collector + Clone + 'static,
     {
         let full = format!("{NAMESPACE}_{name}");
         let mut families = self.families.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = families.get(&full).and_then(|family| family.downcast_ref::<F>()) {
+        let known = families.get(&full).and_then(|family| family.downcast_ref::<F>());
+        if let Some(known) =
+            known.filter(|known| known.desc().iter().all(|desc| desc.variable_labels == labels))
+        {
             return known.clone();
         }
         match self.register(&full, &create) {
@@ -227,9 +231,10 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_another_type_is_not_exported_and_still_counts() {
+    fn a_name_of_another_type_or_with_other_labels_is_not_exported_and_still_counts() {
         let metrics = Metrics::new(Registry::new());
         metrics.counters("x", "X.", &["a"]).with_label_values(&["1"]).inc();
+        metrics.counters("x", "X.", &["a", "b"]).with_label_values(&["1", "2"]).inc();
         let other = metrics.gauges("x", "X.", &["b"]);
         other.with_label_values(&["1"]).set(3);
         assert_eq!(other.with_label_values(&["1"]).get(), 3);

@@ -52,7 +52,7 @@ type BuildFn<S> = fn(Value, &StageContext) -> Result<Box<S>, BuildError>;
 /// The one seam at which the type of a stage is erased.
 #[derive(Clone, Copy)]
 pub(crate) enum Build {
-    Source(BuildFn<dyn Source>),
+    Source { build: BuildFn<dyn Source>, redelivers: bool },
     Transform(BuildFn<dyn Transform>),
     Sink { build: BuildFn<dyn Sink>, max_in_flight: usize, newest_only: bool },
     Extension(BuildFn<dyn Extension>),
@@ -64,7 +64,10 @@ impl Registration {
         Self {
             type_name: C::TYPE,
             schema: schema_of::<C>,
-            build: Build::Source(|tree, cx| settings::build(tree, |config: C| config.build(cx))),
+            build: Build::Source {
+                build: |tree, cx| settings::build(tree, |config: C| config.build(cx)),
+                redelivers: C::REDELIVERS,
+            },
         }
     }
 
@@ -102,7 +105,7 @@ impl Registration {
     /// Its kind.
     pub fn kind(&self) -> Kind {
         match self.build {
-            Build::Source(_) => Kind::Source,
+            Build::Source { .. } => Kind::Source,
             Build::Transform(_) => Kind::Transform,
             Build::Sink { .. } => Kind::Sink,
             Build::Extension(_) => Kind::Extension,

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
 
-use crate::error::BuildError;
+use crate::error::{BuildError, join_path};
 
 /// As many mistakes as anybody wants to read at once.
 const MOST_PROBLEMS: usize = 50;
@@ -23,23 +23,30 @@ pub fn read<T: DeserializeOwned>(tree: Value) -> Result<T, BuildError> {
 
 /// Reads `tree` as a `T`: the value, if anything of it could be read, and every mistake, with its path
 /// relative to `tree`. Where there are mistakes the value is good for finding more, and for nothing else.
-pub(crate) fn read_leniently<T: DeserializeOwned>(mut tree: Value) -> (Option<T>, BuildError) {
+pub(crate) fn read_leniently<T: DeserializeOwned>(mut tree: Value) -> Read<T> {
     let mut problems = BuildError::default();
     let mut removed = Removed::default();
     loop {
         match serde_path_to_error::deserialize::<_, T>(tree.clone()) {
-            Ok(value) => return (Some(value), problems),
+            Ok(value) => return Read { value: Some(value), problems, removed },
             Err(error) => {
                 let steps = steps(error.path());
                 if !removed.covers(&steps) {
                     problems.add(removed.original_path(&steps), error.into_inner());
                 }
                 if problems.problems().len() >= MOST_PROBLEMS || !removed.take_out(&mut tree, steps) {
-                    return (None, problems);
+                    return Read { value: None, problems, removed };
                 }
             }
         }
     }
+}
+
+/// What could be read of a tree, and all that is wrong with it.
+pub(crate) struct Read<T> {
+    pub(crate) value: Option<T>,
+    pub(crate) problems: BuildError,
+    pub(crate) removed: Removed,
 }
 
 /// Reads `tree` as a `C` and builds it.
@@ -50,15 +57,16 @@ pub fn build<C: DeserializeOwned, S>(
     tree: Value,
     build: impl FnOnce(C) -> Result<S, BuildError>,
 ) -> Result<S, BuildError> {
-    let (config, mut problems) = read_leniently::<C>(tree);
-    let Some(config) = config else { return Err(problems) };
+    let Read { value, mut problems, removed } = read_leniently::<C>(tree);
+    let Some(config) = value else { return Err(problems) };
     match build(config) {
         Ok(stage) => problems.or(stage),
         Err(more) => {
-            // What was taken out may be missed now; that is no mistake of the file.
             for problem in more.problems() {
-                if !problems.touches(&problem.path) {
-                    problems.add(&problem.path, &problem.message);
+                let path = removed.in_file(&problem.path);
+                // What was taken out may be missed now; that is no mistake of the file.
+                if !problems.touches(&path) {
+                    problems.add(path, &problem.message);
                 }
             }
             Err(problems)
@@ -83,8 +91,8 @@ fn steps(path: &Path) -> Vec<Step> {
 }
 
 /// What has been taken out of a tree, so that the paths of later mistakes are those of the file.
-#[derive(Default)]
-struct Removed {
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Removed {
     paths: Vec<Vec<Step>>,
     /// For each list, by its original path, the original indexes that are gone, sorted.
     indexes: BTreeMap<Vec<Step>, Vec<usize>>,
@@ -101,9 +109,10 @@ impl Removed {
         let mut original = Vec::with_capacity(steps.len());
         for step in steps {
             let step = match step {
-                Step::Index(index) => Step::Index(self.indexes.get(&original).map_or(*index, |gone| {
-                    gone.iter().fold(*index, |index, gone| if *gone <= index { index + 1 } else { index })
-                })),
+                Step::Index(index) => {
+                    let gone = self.indexes.get(&original);
+                    Step::Index(gone.map_or(*index, |gone| index_in_file(*index, gone)))
+                }
                 key => key.clone(),
             };
             original.push(step);
@@ -112,13 +121,19 @@ impl Removed {
     }
 
     fn original_path(&self, steps: &[Step]) -> String {
-        let mut path = String::new();
-        for step in self.original(steps) {
-            match step {
-                Step::Key(key) if path.is_empty() => path = key,
-                Step::Key(key) => path = format!("{path}.{key}"),
-                Step::Index(index) => path = format!("{path}[{index}]"),
-            }
+        written(&self.original(steps))
+    }
+
+    /// The path in the file of a path in what is left of it.
+    pub(crate) fn in_file(&self, path: &str) -> String {
+        let mut path = path.to_owned();
+        // Sorted by path: an outer list is put right before the lists in it are looked for.
+        for (list, gone) in &self.indexes {
+            let list = written(list);
+            let element = path.strip_prefix(&list).and_then(|rest| rest.strip_prefix('[')?.split_once(']'));
+            let Some((index, rest)) = element else { continue };
+            let Ok(index) = index.parse() else { continue };
+            path = format!("{list}[{}]{rest}", index_in_file(index, gone));
         }
         path
     }
@@ -132,7 +147,7 @@ impl Removed {
             Step::Index(index) => value.get_mut(index),
         });
         let gone = match (parent, last) {
-            (Some(Value::Object(map)), Step::Key(key)) => map.remove(key).is_some(),
+            (Some(Value::Object(map)), Step::Key(key)) => map.shift_remove(key).is_some(),
             (Some(Value::Array(list)), Step::Index(index)) if *index < list.len() => {
                 list.remove(*index);
                 if let (Some(Step::Index(index)), list) = (original.last(), &original[..original.len() - 1]) {
@@ -147,6 +162,22 @@ impl Removed {
         self.paths.push(original);
         gone
     }
+}
+
+/// The index in the file of the element at `index` of a list from which those at `gone` were taken out.
+fn index_in_file(index: usize, gone: &[usize]) -> usize {
+    gone.iter().fold(index, |index, gone| if *gone <= index { index + 1 } else { index })
+}
+
+fn written(steps: &[Step]) -> String {
+    let mut path = String::new();
+    for step in steps {
+        match step {
+            Step::Key(key) => path = join_path(&path, key),
+            Step::Index(index) => path = format!("{path}[{index}]"),
+        }
+    }
+    path
 }
 
 #[cfg(test)]
@@ -178,8 +209,12 @@ mod tests {
     }
 
     fn paths(tree: Value) -> Vec<String> {
-        let (_, error) = read_leniently::<Settings>(tree);
-        error.problems().iter().map(|problem| problem.path.clone()).collect()
+        read_leniently::<Settings>(tree)
+            .problems
+            .problems()
+            .iter()
+            .map(|problem| problem.path.clone())
+            .collect()
     }
 
     #[test]
@@ -226,6 +261,23 @@ mod tests {
         let error = error.unwrap_err();
         let paths: Vec<_> = error.problems().iter().map(|problem| problem.path.as_str()).collect();
         assert_eq!(paths, ["targets[0].url", "interval"]);
+    }
+
+    #[test]
+    fn what_building_finds_behind_a_removed_element_has_the_index_of_the_file() {
+        let tree = json!({ "interval": "1s", "targets": [{ "url": 1 }, { "url": "" }, { "url": "ok" }, { "url": "" }] });
+        let error = build(tree, |settings: Settings| {
+            let mut problems = BuildError::default();
+            for (index, target) in
+                settings.targets.iter().enumerate().filter(|(_, target)| target.url.is_empty())
+            {
+                problems.add(format!("targets[{index}].url"), format!("{:?} is empty", target.url));
+            }
+            problems.or(())
+        });
+        let error = error.unwrap_err();
+        let paths: Vec<_> = error.problems().iter().map(|problem| problem.path.as_str()).collect();
+        assert_eq!(paths, ["targets[0].url", "targets[1].url", "targets[3].url"]);
     }
 
     #[test]

@@ -81,6 +81,10 @@ pub trait SourceConfig: DeserializeOwned + JsonSchema {
     /// The `type` in the configuration.
     const TYPE: &'static str;
 
+    /// True where the source sends an event again that was answered `Failed`. Events of equal labels
+    /// that wait behind a failed one then fail with it, so that all of them come again in their order.
+    const REDELIVERS: bool = false;
+
     /// Checks the settings and builds the source, without I/O but for files that the settings name.
     ///
     /// # Errors
@@ -108,8 +112,9 @@ pub trait SinkConfig: DeserializeOwned + JsonSchema {
     /// How many events are in flight at once unless `delivery.max_in_flight` says otherwise.
     const MAX_IN_FLIGHT: usize = 8;
 
-    /// True where only the newest of several waiting events of equal labels is worth delivering,
-    /// unless `delivery.newest_only` says otherwise.
+    /// True where only the newest of several events of equal labels that *wait* is worth delivering,
+    /// unless `delivery.newest_only` says otherwise. What is redelivered after a newer one has landed is
+    /// for the sink itself to leave out.
     const NEWEST_ONLY: bool = false;
 
     /// Checks the settings and builds the sink.

@@ -145,8 +145,7 @@ fn with_unit<'de, D: Deserializer<'de>>(deserializer: D, expected: &'static str)
 /// A password, token or key. It cannot be printed: `Debug` and the configuration dump show `<secret>`.
 ///
 /// In a file write `${env:NAME}`, or use the `*_file` key beside it.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
@@ -170,6 +169,45 @@ impl fmt::Debug for Secret {
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str("<secret>")
+    }
+}
+
+/// By hand, because the derived one prints a value of the wrong type.
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        const NOT_TEXT: &str = "a secret must be text; put it in quotes";
+
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Secret;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Secret, E> {
+                Ok(Secret::new(text))
+            }
+
+            fn visit_bool<E: Error>(self, _: bool) -> Result<Secret, E> {
+                Err(E::custom(NOT_TEXT))
+            }
+
+            fn visit_i64<E: Error>(self, _: i64) -> Result<Secret, E> {
+                Err(E::custom(NOT_TEXT))
+            }
+
+            fn visit_u64<E: Error>(self, _: u64) -> Result<Secret, E> {
+                Err(E::custom(NOT_TEXT))
+            }
+
+            fn visit_f64<E: Error>(self, _: f64) -> Result<Secret, E> {
+                Err(E::custom(NOT_TEXT))
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
     }
 }
 
@@ -253,6 +291,11 @@ mod tests {
         let secret = Secret::new("hunter2");
         let shown = format!("{secret:?} {}", serde_json::to_string(&secret).unwrap());
         assert!(!shown.contains("hunter2"), "{shown}");
+
+        for wrong in ["48151623", "-48151623", "48151623.5", "[48151623]"] {
+            let error = serde_json::from_str::<Secret>(wrong).unwrap_err().to_string();
+            assert!(!error.contains("48151623"), "{error}");
+        }
     }
 
     #[test]

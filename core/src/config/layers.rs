@@ -1,6 +1,7 @@
 //! Layers a configuration: files in the order given, each over the one before it, then the environment.
 //! Remembers which layer said what, so that a mistake can be blamed on its file.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use config::{ConfigBuilder, Map, Source, builder::DefaultState};
@@ -14,11 +15,13 @@ pub(super) const ENV_PREFIX: &str = "PROMETHEUS_STREAMS__";
 const ENV_SEPARATOR: &str = "__";
 
 /// The merged tree, and where it came from.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Layers {
     pub(super) tree: Value,
-    /// Each layer's name and its own tree, the strongest last.
+    /// Each layer's name and what it says, the strongest last.
     origins: Vec<(String, Value)>,
+    /// The texts that came from the environment by `${env:NAME}`, by path. No message may show them.
+    expanded: BTreeMap<String, String>,
 }
 
 impl Layers {
@@ -40,31 +43,29 @@ impl Layers {
         if !problems.is_empty() {
             return Err(ConfigError { problems });
         }
-        Self::merge(origins, env)
+        Self::merge(origins, env.into_iter().collect())
     }
 
     /// One layer from a text in YAML.
-    pub(super) fn from_yaml(text: &str) -> Result<Self, ConfigError> {
-        let tree = parse_yaml(text).map_err(|error| ConfigError::at("", error))?;
-        Self::merge(vec![(String::new(), tree)], [])
-    }
-
-    fn merge(
-        mut origins: Vec<(String, Value)>,
+    pub(super) fn from_yaml(
+        text: &str,
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        let mut tree = merged(&origins)?;
-        let mut variables: Vec<_> =
-            env.into_iter().filter(|(name, _)| name.starts_with(ENV_PREFIX)).collect();
-        variables.sort();
-        for (name, value) in variables {
-            let layer = env_layer(&tree, &name, &value);
-            origins.push((name, layer));
-            tree = merged(&origins)?;
+        let tree = parse_yaml(text).map_err(|error| ConfigError::at("", error))?;
+        Self::merge(vec![(String::new(), tree)], env.into_iter().collect())
+    }
+
+    fn merge(mut origins: Vec<(String, Value)>, env: BTreeMap<String, String>) -> Result<Self, ConfigError> {
+        let mut tree = merged(origins.iter().map(|(name, tree)| (name.as_str(), tree)))?;
+        for (name, value) in env.iter().filter(|(name, _)| name.starts_with(ENV_PREFIX)) {
+            let (layer, said) = env_layer(&tree, name, value);
+            tree = merged([("", &tree), (name, &layer)])?;
+            origins.push((name.clone(), said));
         }
-        let mut layers = Self { tree, origins };
-        let mut problems = Vec::new();
-        interpolate(&mut layers.tree, "", &mut problems);
+        let mut expansion = Expansion { env: &env, expanded: BTreeMap::new(), problems: Vec::new() };
+        expansion.expand_all(&mut tree, "");
+        let Expansion { expanded, problems, .. } = expansion;
+        let layers = Self { tree, origins, expanded };
         if problems.is_empty() { Ok(layers) } else { Err(layers.blame(problems)) }
     }
 
@@ -77,35 +78,32 @@ impl Layers {
             if let Some((_, name)) = depths.max_by_key(|(depth, _)| *depth) {
                 problem.origin.clone_from(name);
             }
+            if let Some(secret) = self.expanded.get(&problem.path).filter(|text| !text.is_empty()) {
+                problem.message = problem.message.replace(secret, "<from the environment>");
+            }
         }
         ConfigError { problems }
     }
 }
 
-/// How many of the steps lead somewhere in the tree. A key that holds dots is followed as one step.
+/// How many of the steps lead somewhere in the tree. A key that holds dots takes several at once.
 fn depth(tree: &Value, steps: &[&str]) -> usize {
-    let mut here = tree;
-    let mut taken = 0;
-    while taken < steps.len() {
-        let found = (taken + 1..=steps.len()).find_map(|end| {
-            let key = steps[taken..end].join(".");
-            let next = match here {
-                Value::Array(list) => key.parse().ok().and_then(|index: usize| list.get(index)),
-                other => other.get(&key),
-            };
-            next.map(|next| (end, next))
-        });
-        let Some((end, next)) = found else { break };
-        (taken, here) = (end, next);
-    }
-    taken
+    let ways = (1..=steps.len()).filter_map(|taken| {
+        let key = steps[..taken].join(".");
+        let next = match tree {
+            Value::Array(list) => key.parse().ok().and_then(|index: usize| list.get(index)),
+            other => other.get(&key),
+        };
+        next.map(|next| taken + depth(next, &steps[taken..]))
+    });
+    ways.max().unwrap_or(0)
 }
 
 fn read_file(file: &Path) -> Result<Value, BoxError> {
     let text = std::fs::read_to_string(file).map_err(|error| format!("cannot read the file: {error}"))?;
     match file.extension().and_then(|extension| extension.to_str()) {
         Some("yaml" | "yml") => parse_yaml(&text),
-        Some("toml") => toml::from_str(&text).map_err(|error| format!("this is not TOML: {error}").into()),
+        Some("toml") => parse_toml(&text),
         _ => Err("its name must end in .yaml, .yml or .toml, so that its format is known".into()),
     }
 }
@@ -116,11 +114,32 @@ fn parse_yaml(text: &str) -> Result<Value, BoxError> {
         serde_yaml::from_str(text).map_err(|error| format!("this is not YAML: {error}"))?;
     value.apply_merge().map_err(|error| format!("this is not YAML: {error}"))?;
     let tree = serde_json::to_value(value).map_err(|error| format!("keys must be text: {error}"))?;
-    match tree {
-        Value::Null => Ok(Value::Object(serde_json::Map::new())),
-        Value::Object(_) => Ok(tree),
-        _ => Err("the file must be a map of settings, as `pipelines: ...`".into()),
+    settings_map(tree)
+}
+
+fn parse_toml(text: &str) -> Result<Value, BoxError> {
+    let tree = toml::from_str(text).map_err(|error: toml::de::Error| {
+        // The error's own text shows the line, and there may be a secret on it.
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        format!("this is not TOML: line {line}: {}", error.message())
+    })?;
+    settings_map(tree)
+}
+
+/// A tree whose sections all say something: an empty one is as good as none.
+fn settings_map(tree: Value) -> Result<Value, BoxError> {
+    let mut map = match tree {
+        Value::Null => serde_json::Map::new(),
+        Value::Object(map) => map,
+        _ => return Err("the file must be a map of settings, as `pipelines: ...`".into()),
+    };
+    map.retain(|_, section| !section.is_null());
+    // The layers are merged by a library that would take such a key for a path.
+    if let Some(key) = map.keys().find(|key| key.contains(['.', '[', ']'])) {
+        return Err(format!("there is no setting {key:?}; write nested settings below each other").into());
     }
+    Ok(Value::Object(map))
 }
 
 /// One layer as the `config` crate takes it.
@@ -137,20 +156,21 @@ impl Source for Layer {
     }
 }
 
-fn merged(origins: &[(String, Value)]) -> Result<Value, ConfigError> {
+fn merged<'a>(layers: impl IntoIterator<Item = (&'a str, &'a Value)>) -> Result<Value, ConfigError> {
     let mut builder = ConfigBuilder::<DefaultState>::default();
-    for (name, tree) in origins {
-        let layer = serde_json::from_value(tree.clone()).map_err(|error| ConfigError::at(name, error))?;
+    for (origin, tree) in layers {
+        let layer = serde_json::from_value(tree.clone()).map_err(|error| ConfigError {
+            problems: vec![Problem { origin: origin.to_owned(), ..Problem::new("", error) }],
+        })?;
         builder = builder.add_source(Layer(layer));
     }
     let merged = builder.build().and_then(config::Config::try_deserialize::<Value>);
     merged.map_err(|error| ConfigError::at("", error))
 }
 
-/// The tree of one variable. Its keys find those of the files whatever their case; an index finds its
-/// element. A value is read as YAML, so that `8`, `true` and `[a, b]` are what they look like.
-fn env_layer(tree: &Value, name: &str, value: &str) -> Value {
-    let value = serde_yaml::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+/// The layer of one variable, and what it says by itself. Its keys find those of the files whatever
+/// their case; an index finds its element.
+fn env_layer(tree: &Value, name: &str, value: &str) -> (Value, Value) {
     let path = name.strip_prefix(ENV_PREFIX).unwrap_or(name);
     let mut here = Some(tree);
     let mut places = Vec::new();
@@ -159,15 +179,32 @@ fn env_layer(tree: &Value, name: &str, value: &str) -> Value {
         places.push((key, here));
         here = next;
     }
-    places.into_iter().rev().fold(value, |value, (key, around)| match (around, key.parse::<usize>()) {
-        // A list is replaced whole when layers merge, so the layer must carry all of it.
-        (Some(Value::Array(list)), Ok(index)) if index < list.len() => {
-            let mut list = list.clone();
-            overlay(&mut list[index], value);
-            Value::Array(list)
-        }
-        _ => serde_json::json!({ key: value }),
-    })
+    let (mut layer, mut said) = (env_value(value), env_value(value));
+    for (key, around) in places.into_iter().rev() {
+        layer = match (around, key.parse::<usize>()) {
+            // A list is replaced whole when layers merge, so the layer must carry all of it.
+            (Some(Value::Array(list)), Ok(index)) if index < list.len() => {
+                let mut list = list.clone();
+                overlay(&mut list[index], layer);
+                Value::Array(list)
+            }
+            _ => serde_json::json!({ &key: layer }),
+        };
+        said = serde_json::json!({ key: said });
+    }
+    (layer, said)
+}
+
+/// The value of a variable: a list or a map in YAML's brackets, a number or truth value that is written
+/// just so, a text in double quotes, and else the text as it is, because passwords hold anything.
+fn env_value(text: &str) -> Value {
+    let read = serde_yaml::from_str::<Value>(text).ok();
+    match (read, text.as_bytes().first()) {
+        (Some(value @ (Value::Array(_) | Value::Object(_))), Some(b'[' | b'{')) => value,
+        (Some(value @ (Value::Bool(_) | Value::Number(_))), _) if value.to_string().as_str() == text => value,
+        (Some(value @ Value::String(_)), Some(b'"')) => value,
+        _ => Value::String(text.to_owned()),
+    }
 }
 
 fn find<'a>(tree: Option<&'a Value>, part: &str) -> (String, Option<&'a Value>) {
@@ -175,10 +212,13 @@ fn find<'a>(tree: Option<&'a Value>, part: &str) -> (String, Option<&'a Value>) 
         Some(Value::Array(list)) => {
             (part.to_owned(), part.parse().ok().and_then(|index: usize| list.get(index)))
         }
-        Some(Value::Object(map)) => match map.iter().find(|(key, _)| key.eq_ignore_ascii_case(part)) {
-            Some((key, value)) => (key.clone(), Some(value)),
-            None => (part.to_ascii_lowercase(), None),
-        },
+        Some(Value::Object(map)) => {
+            let alike = || map.iter().find(|(key, _)| key.eq_ignore_ascii_case(part));
+            match map.get_key_value(part).or_else(alike) {
+                Some((key, value)) => (key.clone(), Some(value)),
+                None => (part.to_ascii_lowercase(), None),
+            }
+        }
         _ => (part.to_ascii_lowercase(), None),
     }
 }
@@ -195,47 +235,57 @@ fn overlay(base: &mut Value, over: Value) {
 }
 
 /// Puts the values of environment variables where texts say `${env:NAME}`; `$${` stands for `${`.
-fn interpolate(tree: &mut Value, path: &str, problems: &mut Vec<Problem>) {
-    match tree {
-        Value::String(text) if text.contains("${") => match expand(text) {
-            Ok(expanded) => *text = expanded,
-            Err(message) => problems.push(Problem::new(path, message)),
-        },
-        Value::Array(list) => {
-            for (index, value) in list.iter_mut().enumerate() {
-                interpolate(value, &format!("{path}[{index}]"), problems);
-            }
-        }
-        Value::Object(map) => {
-            for (key, value) in map {
-                interpolate(value, &crate::error::join_path(path, key), problems);
-            }
-        }
-        _ => {}
-    }
+struct Expansion<'a> {
+    env: &'a BTreeMap<String, String>,
+    expanded: BTreeMap<String, String>,
+    problems: Vec<Problem>,
 }
 
-fn expand(text: &str) -> Result<String, String> {
-    let mut expanded = String::new();
-    let mut rest = text;
-    while let Some(start) = rest.find("${") {
-        if rest[..start].ends_with('$') {
-            expanded.push_str(&rest[..start - 1]);
-            expanded.push_str("${");
-            rest = &rest[start + 2..];
-            continue;
+impl Expansion<'_> {
+    fn expand_all(&mut self, tree: &mut Value, path: &str) {
+        match tree {
+            Value::String(text) if text.contains("${") => match self.expand(text) {
+                Ok(expanded) => {
+                    self.expanded.insert(path.to_owned(), expanded.clone());
+                    *text = expanded;
+                }
+                Err(message) => self.problems.push(Problem::new(path, message)),
+            },
+            Value::Array(list) => {
+                for (index, value) in list.iter_mut().enumerate() {
+                    self.expand_all(value, &format!("{path}[{index}]"));
+                }
+            }
+            Value::Object(map) => {
+                for (key, value) in map {
+                    self.expand_all(value, &crate::error::join_path(path, key));
+                }
+            }
+            _ => {}
         }
-        expanded.push_str(&rest[..start]);
-        let (reference, after) =
-            rest[start + 2..].split_once('}').ok_or("`${` has no `}`; write `$${` for the text itself")?;
-        let name = reference.strip_prefix("env:").ok_or_else(|| {
-            format!("`${{{reference}}}` is not known; write `${{env:NAME}}`, or `$${{` for the text itself")
-        })?;
-        expanded.push_str(
-            &std::env::var(name).map_err(|_| format!("the environment variable {name} is not set"))?,
-        );
-        rest = after;
     }
-    expanded.push_str(rest);
-    Ok(expanded)
+
+    fn expand(&self, text: &str) -> Result<String, String> {
+        let mut expanded = String::new();
+        let mut rest = text;
+        while let Some(start) = rest.find("${") {
+            if rest[..start].ends_with('$') {
+                expanded.push_str(&rest[..start - 1]);
+                expanded.push_str("${");
+                rest = &rest[start + 2..];
+                continue;
+            }
+            expanded.push_str(&rest[..start]);
+            // What is not a reference may be a password, and is not shown.
+            let unclear = "`${` begins a reference like `${env:NAME}`; write `$${` for the text itself";
+            let (reference, after) = rest[start + 2..].split_once('}').ok_or(unclear)?;
+            let name = reference.strip_prefix("env:").ok_or(unclear)?;
+            let value =
+                self.env.get(name).ok_or_else(|| format!("the environment variable {name} is not set"))?;
+            expanded.push_str(value);
+            rest = after;
+        }
+        expanded.push_str(rest);
+        Ok(expanded)
+    }
 }

@@ -5,6 +5,7 @@
 mod layers;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use schemars::{JsonSchema, Schema};
@@ -13,22 +14,31 @@ use serde_json::Value;
 
 use crate::error::{BuildError, ConfigError};
 use crate::middleware::DeliveryConfig;
-use crate::settings;
+use crate::settings::{self, Removed};
 use crate::values::Span;
 
 use layers::Layers;
 
 /// A configuration whose frame has been read. It may have mistakes still; building tells them all.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// The settings of the program.
     pub settings: Settings,
     pub(crate) problems: BuildError,
+    removed: Removed,
     layers: Layers,
 }
 
+/// Names only: the settings of the stages hold secrets that core cannot tell from other texts.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pipelines: Vec<_> = self.settings.pipelines.keys().collect();
+        f.debug_struct("Config").field("pipelines", &pipelines).finish_non_exhaustive()
+    }
+}
+
 /// The settings of the program. Unknown keys are errors.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Who we are: the `publisher` of what we scrape. The host name if absent.
@@ -74,7 +84,7 @@ pub enum LogFormat {
 }
 
 /// One pipeline: a source, any number of transforms, one or more sinks.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PipelineConfig {
     /// How many events the pipeline holds at most that are not yet answered. Default `1024`.
@@ -116,8 +126,9 @@ impl StageFrame {
     /// Takes the frame out of a stage; what is left is for its type to read.
     pub(crate) fn take(stage: &mut StageConfig) -> (Option<Self>, BuildError) {
         let keys = ["type", "name", "delivery"];
-        let frame = keys.into_iter().filter_map(|key| stage.remove_entry(key)).collect();
-        settings::read_leniently(Value::Object(frame))
+        let frame = keys.into_iter().filter_map(|key| stage.shift_remove_entry(key)).collect();
+        let read = settings::read_leniently(Value::Object(frame));
+        (read.value, read.problems)
     }
 }
 
@@ -135,12 +146,13 @@ impl Config {
         Layers::load(files, env).map(Self::read)
     }
 
-    /// A configuration from a text in YAML.
+    /// A configuration from a text in YAML, with `${env:NAME}` and overrides from the environment of
+    /// this process.
     ///
     /// # Errors
     /// As [`Config::load`].
     pub fn from_yaml(text: &str) -> Result<Self, ConfigError> {
-        Layers::from_yaml(text).map(Self::read)
+        Layers::from_yaml(text, process_env()).map(Self::read)
     }
 
     /// Who we are: `identity`, or else the host name.
@@ -164,13 +176,26 @@ impl Config {
         problems.or(()).map_err(|error| self.layers.blame(error.problems().to_vec()))
     }
 
-    fn read(layers: Layers) -> Self {
-        let (settings, mut problems) = settings::read_leniently::<Settings>(layers.tree.clone());
-        if settings.is_none() && problems.problems().is_empty() {
-            problems.add("", "the configuration cannot be read");
-        }
-        Self { settings: settings.unwrap_or_default(), problems, layers }
+    /// The path in the file of a path in the settings, which lack what could not be read.
+    pub(crate) fn path_in_file(&self, path: &str) -> String {
+        self.removed.in_file(path)
     }
+
+    fn read(layers: Layers) -> Self {
+        let read = settings::read_leniently::<Settings>(layers.tree.clone());
+        Self {
+            settings: read.value.unwrap_or_default(),
+            problems: read.problems,
+            removed: read.removed,
+            layers,
+        }
+    }
+}
+
+/// The environment of this process, for [`Config::load`]. Variables that are not text are left out.
+pub fn process_env() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 /// The name of this machine; `localhost` where it has none.

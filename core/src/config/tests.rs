@@ -57,19 +57,63 @@ fn the_environment_wins_and_finds_keys_whatever_their_case() {
 }
 
 #[test]
+fn a_text_in_the_environment_stays_as_it_is() {
+    for (text, expected) in [
+        ("p4ss #word", json!("p4ss #word")),
+        ("007", json!("007")),
+        ("1e5", json!("1e5")),
+        ("'quoted'", json!("'quoted'")),
+        ("~", json!("~")),
+        ("\"12345\"", json!("12345")),
+        ("12345", json!(12345)),
+        ("true", json!(true)),
+        ("{ a: 1 }", json!({ "a": 1 })),
+        ("[not a list", json!("[not a list")),
+    ] {
+        let merged = tree(&[], &[("PROMETHEUS_STREAMS__EXTENSIONS__M__PASSWORD", text)]);
+        assert_eq!(merged["extensions"]["m"]["password"], expected, "{text}");
+    }
+}
+
+#[test]
 fn env_references_are_put_in_place_and_a_missing_one_says_where() {
-    // PATH is the one variable that every test environment has.
-    let path = std::env::var("PATH").unwrap();
-    let merged = tree(&[("a.yaml", "identity: 'x${env:PATH}y$${env:PATH}'")], &[]);
-    assert_eq!(merged["identity"], format!("x{path}y${{env:PATH}}"));
+    let merged = tree(&[("a.yaml", "identity: 'x${env:SITE}y$${env:SITE}'")], &[("SITE", "dc1")]);
+    assert_eq!(merged["identity"], "xdc1y${env:SITE}");
 
     let bad =
-        "pipelines: { p: { sinks: [{ password: '${env:SURELY_NOT_SET}' }, { a: '${b}' }, { a: '${' }] } }";
+        "pipelines: { p: { sinks: [{ password: '${env:UNSET}' }, { a: 'pa${ss}' }, { a: 'pa${ss' }] } }";
     let error = load(&[("a.yaml", bad)], &[]).unwrap_err();
     let places: Vec<_> = error.problems.iter().map(|problem| problem.path.as_str()).collect();
     assert_eq!(places, ["pipelines.p.sinks[0].password", "pipelines.p.sinks[1].a", "pipelines.p.sinks[2].a"]);
-    assert!(error.problems[0].message.contains("SURELY_NOT_SET is not set"), "{error}");
+    assert!(error.problems[0].message.contains("UNSET is not set"), "{error}");
     assert!(error.problems[0].origin.ends_with("a.yaml"), "{error}");
+}
+
+#[test]
+fn no_message_shows_what_may_be_a_secret() {
+    let debug = load(&[("a.yaml", "pipelines: { p: { source: { password: hunter2 }, sinks: [] } }")], &[]);
+    assert!(!format!("{:?}", debug.unwrap().0).contains("hunter2"));
+
+    for (file, text) in [
+        ("a.toml", "password = hunter2\n"),
+        ("a.yaml", "identity: 'a${hunter2}b'\n"),
+        ("a.yaml", "shutdown_grace: '${env:PASSWORD}'\n"),
+        ("a.yaml", "log: { format: '${env:PASSWORD}' }\n"),
+    ] {
+        let error =
+            load(&[(file, text)], &[("PASSWORD", "hunter2")]).and_then(|(config, _)| config.verdict());
+        let error = error.expect_err(text).to_string();
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
+fn settings_keep_the_order_of_the_file_and_empty_sections_are_absent() {
+    let (config, _dir) =
+        load(&[("a.yaml", "log:\nextensions: { m: { e: 1, d: 2, c: 3, b: 4, a: 5 } }")], &[]).unwrap();
+    config.verdict().unwrap();
+    let keys: Vec<_> = config.settings.extensions["m"].as_object().unwrap().keys().cloned().collect();
+    assert_eq!(keys, ["e", "d", "c", "b", "a"]);
 }
 
 #[test]
@@ -90,6 +134,20 @@ fn a_mistake_is_blamed_on_the_layer_that_made_it() {
 }
 
 #[test]
+fn a_variable_for_one_element_is_not_blamed_for_another_nor_a_key_for_its_longer_sibling() {
+    let file = "pipelines: { Poller: { sources: 1, source: { type: x }, sinks: [{ type: nats }, text] } }\n";
+    let env = [("PROMETHEUS_STREAMS__PIPELINES__POLLER__SINKS__0__NAME", "c")];
+    let (config, _dir) = load(&[("a.yaml", file)], &env).unwrap();
+    let error = config.verdict().unwrap_err();
+    assert_eq!(error.problems.len(), 2, "{error}");
+    assert!(error.problems.iter().all(|problem| problem.origin.ends_with("a.yaml")), "{error}");
+
+    let files = [("a.yaml", "log: { level.x: 1, level: info }"), ("b.yaml", "log: { level: warn }")];
+    let error = load(&files, &[]).unwrap().0.verdict().unwrap_err();
+    assert!(error.problems[0].origin.ends_with("a.yaml"), "{error}");
+}
+
+#[test]
 fn what_is_not_a_map_in_a_known_format_is_refused_with_its_name() {
     for (name, text, expected) in [
         ("a.yaml", "a: [", "this is not YAML"),
@@ -97,6 +155,7 @@ fn what_is_not_a_map_in_a_known_format_is_refused_with_its_name() {
         ("a.yaml", "- a", "must be a map"),
         ("a.toml", "a = ", "this is not TOML"),
         ("a.json", "{}", "must end in .yaml"),
+        ("a.yaml", "log.level: debug", "there is no setting \"log.level\""),
     ] {
         let error = load(&[(name, text)], &[]).unwrap_err();
         assert!(error.to_string().contains(expected), "{text:?}: {error}");

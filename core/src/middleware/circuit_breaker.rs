@@ -1,5 +1,6 @@
 //! Fails at once while the far side is known to be away. After so many transient failures in a row the
-//! circuit opens; when it has been open long enough, one event may try, and its success closes it.
+//! circuit opens; when it has been open long enough, one event may try, and its success closes it. A
+//! permanent failure says nothing about the far side: the sink may have judged the event by itself.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -8,15 +9,22 @@ use futures_util::future::BoxFuture;
 use prometheus::IntGauge;
 use tokio::time::Instant;
 use tower::Service;
+use tracing::{info, warn};
 
 use super::CircuitBreakerConfig;
 use crate::error::SendError;
 use crate::event::Event;
 use crate::metrics::SinkMetrics;
 
-pub(super) fn layer<S>(config: &CircuitBreakerConfig, metrics: &SinkMetrics, inner: S) -> CircuitBreaker<S> {
+pub(super) fn layer<S>(
+    config: &CircuitBreakerConfig,
+    metrics: &SinkMetrics,
+    place: &str,
+    inner: S,
+) -> CircuitBreaker<S> {
     let circuit = Arc::new(Circuit {
         config: config.clone(),
+        place: place.to_owned(),
         open: metrics.circuit_open.clone(),
         state: Mutex::new(State::Closed { failures: 0 }),
     });
@@ -32,6 +40,8 @@ pub(super) struct CircuitBreaker<S> {
 
 struct Circuit {
     config: CircuitBreakerConfig,
+    /// The sink, for the log.
+    place: String,
     open: IntGauge,
     state: Mutex<State>,
 }
@@ -66,7 +76,7 @@ where
         Box::pin(async move {
             let (pass, sending) = sending?;
             let result = sending.await;
-            pass.settle(result.as_ref().is_err_and(SendError::is_transient));
+            pass.settle(Verdict::of(&result));
             result
         })
     }
@@ -80,57 +90,86 @@ impl Circuit {
     fn admit(circuit: &Arc<Self>) -> Result<Pass, SendError> {
         let mut state = circuit.lock();
         let now = Instant::now();
-        let wait = match *state {
-            State::Closed { .. } => return Ok(Pass { circuit: Arc::clone(circuit), probe: false }),
+        match *state {
+            State::Closed { .. } => return Ok(Pass { circuit: Arc::clone(circuit), is_probe: false }),
             State::Open { until } if until <= now => {
                 *state = State::HalfOpen;
-                return Ok(Pass { circuit: Arc::clone(circuit), probe: true });
+                return Ok(Pass { circuit: Arc::clone(circuit), is_probe: true });
             }
-            State::Open { until } => until - now,
-            State::HalfOpen => circuit.config.open_for.0,
-        };
+            State::Open { .. } | State::HalfOpen => {}
+        }
         let failures = circuit.config.failures;
-        Err(SendError::transient(format!("the circuit is open after {failures} failures in a row"))
-            .retry_after(wait))
+        Err(SendError::transient(format!("the circuit is open after {failures} failures in a row")))
+    }
+
+    fn record(&self, verdict: Verdict) {
+        let mut state = self.lock();
+        let now = Instant::now();
+        let next = match (verdict, *state) {
+            (Verdict::Fine, _) => State::Closed { failures: 0 },
+            // Nothing was learnt: the next event may try.
+            (Verdict::Neutral, State::HalfOpen) => State::Open { until: now },
+            (Verdict::Neutral, same) => same,
+            (Verdict::Away, State::Closed { failures }) if failures + 1 < self.config.failures => {
+                State::Closed { failures: failures + 1 }
+            }
+            // A straggler that fails late does not prolong the pause.
+            (Verdict::Away, State::Open { until }) => State::Open { until },
+            (Verdict::Away, _) => State::Open { until: now + self.config.open_for.0 },
+        };
+        self.show(*state, next);
+        *state = next;
+    }
+
+    fn show(&self, before: State, after: State) {
+        let (was_closed, is_closed) =
+            (matches!(before, State::Closed { .. }), matches!(after, State::Closed { .. }));
+        self.open.set(i64::from(!is_closed));
+        match (was_closed, is_closed) {
+            (true, false) => {
+                warn!(sink = self.place, open_for = %self.config.open_for, "circuit opened: the far side is away");
+            }
+            (false, true) => info!(sink = self.place, "circuit closed: the far side is back"),
+            _ => {}
+        }
     }
 }
 
-/// Leave to try once. Dropped unsettled, by a cancelled attempt, it counts as a failure.
+/// What an answer says about the far side.
+#[derive(Clone, Copy)]
+enum Verdict {
+    Fine,
+    Neutral,
+    Away,
+}
+
+impl Verdict {
+    fn of(result: &Result<(), SendError>) -> Self {
+        match result {
+            Ok(()) => Self::Fine,
+            Err(SendError::Permanent(_)) => Self::Neutral,
+            Err(SendError::Transient { .. }) => Self::Away,
+        }
+    }
+}
+
+/// Leave to try once. A probe that is dropped unsettled, because its attempt was cancelled, counts as failed.
 struct Pass {
     circuit: Arc<Circuit>,
-    probe: bool,
+    is_probe: bool,
 }
 
 impl Pass {
-    fn settle(mut self, failed: bool) {
-        self.record(failed);
-        // Settled: nothing is left for `drop` to do.
-        self.probe = false;
-    }
-
-    fn record(&mut self, failed: bool) {
-        let mut state = self.circuit.lock();
-        let config = &self.circuit.config;
-        let next = match *state {
-            State::Closed { failures } if failed && failures + 1 < config.failures => {
-                State::Closed { failures: failures + 1 }
-            }
-            State::Closed { .. } | State::HalfOpen if failed => {
-                State::Open { until: Instant::now() + config.open_for.0 }
-            }
-            // A straggler that fails late does not prolong the pause; one that succeeds ends it.
-            State::Open { until } if failed => State::Open { until },
-            _ => State::Closed { failures: 0 },
-        };
-        self.circuit.open.set(i64::from(!matches!(next, State::Closed { .. })));
-        *state = next;
+    fn settle(mut self, verdict: Verdict) {
+        self.is_probe = false;
+        self.circuit.record(verdict);
     }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        if self.probe {
-            self.record(true);
+        if self.is_probe {
+            self.circuit.record(Verdict::Away);
         }
     }
 }
@@ -157,7 +196,7 @@ mod tests {
         let service = service.map_err(|error| SendError::transient(error.to_string()));
         let config = CircuitBreakerConfig { failures: 2, open_for: Span::secs(30) };
         let metrics = SinkMetrics::new(&Metrics::new(Registry::new()), "p", "s");
-        (layer(&config, &metrics, service), handle)
+        (layer(&config, &metrics, "p/s", service), handle)
     }
 
     fn event() -> Event {
@@ -188,7 +227,7 @@ mod tests {
         handle.allow(1);
         let refused = breaker.clone().oneshot(event()).await.unwrap_err();
         assert!(refused.to_string().contains("circuit is open"), "{refused}");
-        assert!(matches!(refused, SendError::Transient { retry_after: Some(_), .. }));
+        assert!(refused.is_transient());
 
         tokio::time::advance(Duration::from_secs(31)).await;
         attempt(&breaker, &mut handle, true).await.unwrap();

@@ -34,6 +34,11 @@ use crate::values::Span;
 
 pub(crate) use lanes::Lanes;
 
+/// More than any far side answers at once; a larger number is a slip of the pen.
+const MOST_IN_FLIGHT: usize = 100_000;
+/// Longer than anybody waits; a longer time is a slip of the pen.
+const LONGEST: Span = Span::secs(365 * 24 * 3600);
+
 /// A sink with its layers around it.
 pub(crate) type Stack = BoxCloneSyncService<Event, (), SendError>;
 
@@ -110,7 +115,7 @@ pub struct RateLimitConfig {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CircuitBreakerConfig {
-    /// The failures in a row that open the circuit.
+    /// So many events given up in a row, each after all its attempts, open the circuit.
     pub failures: u32,
     /// How long it stays open before one event may try again.
     pub open_for: Span,
@@ -145,11 +150,21 @@ impl DeliveryConfig {
         if self.retry.forever && self.retry.max_elapsed_time.is_some() {
             problems.add("retry.forever", "set forever or max_elapsed_time, not both");
         }
+        if self.retry.forever && self.circuit_breaker.is_some() {
+            problems.add("circuit_breaker", "can never open while retry.forever is set; remove one of them");
+        }
+        if self.max_in_flight.is_some_and(|count| count > MOST_IN_FLIGHT) {
+            problems.add("max_in_flight", format!("must not be more than {MOST_IN_FLIGHT}"));
+        }
+        if self.circuit_breaker.as_ref().is_some_and(|breaker| breaker.open_for > LONGEST) {
+            problems.add("circuit_breaker.open_for", format!("must not be longer than {LONGEST}"));
+        }
         problems.or(())
     }
 
     /// Puts the layers around a sink. Needs a runtime: a rate limit is shared by a task.
-    pub(crate) fn stack(&self, sink: Arc<dyn Sink>, metrics: &SinkMetrics) -> Stack {
+    /// `place` names the sink in the log.
+    pub(crate) fn stack(&self, sink: Arc<dyn Sink>, metrics: &SinkMetrics, place: &str) -> Stack {
         let attempts = metrics.attempts.clone();
         let attempt = tower::service_fn(move |event: Event| {
             let (sink, attempts) = (Arc::clone(&sink), attempts.clone());
@@ -160,20 +175,26 @@ impl DeliveryConfig {
         });
         let timed = ServiceBuilder::new().layer(TimeoutLayer::new(self.timeout.0)).service(attempt);
         let timeout = self.timeout;
-        let limited: Stack = match &self.rate_limit {
-            None => BoxCloneSyncService::new(timed.map_err(move |error| send_error(error, timeout))),
+        match &self.rate_limit {
+            None => self.outer_layers(timed.map_err(move |error| send_error(error, timeout)), metrics, place),
             Some(limit) => {
                 let limited = ServiceBuilder::new()
                     .layer(BufferLayer::new(self.max_in_flight.unwrap_or(1)))
                     .layer(RateLimitLayer::new(limit.requests, limit.per.0))
                     .service(timed);
-                BoxCloneSyncService::new(limited.map_err(move |error| send_error(error, timeout)))
+                self.outer_layers(limited.map_err(move |error| send_error(error, timeout)), metrics, place)
             }
-        };
-        let retried = ServiceBuilder::new().layer(retry::layer(&self.retry, metrics)).service(limited);
+        }
+    }
+
+    fn outer_layers<S>(&self, inner: S, metrics: &SinkMetrics, place: &str) -> Stack
+    where
+        S: Service<Event, Response = (), Error = SendError, Future: Send> + Clone + Send + Sync + 'static,
+    {
+        let retried = ServiceBuilder::new().layer(retry::layer(&self.retry, metrics)).service(inner);
         match &self.circuit_breaker {
             None => BoxCloneSyncService::new(retried),
-            Some(config) => BoxCloneSyncService::new(circuit_breaker::layer(config, metrics, retried)),
+            Some(config) => BoxCloneSyncService::new(circuit_breaker::layer(config, metrics, place, retried)),
         }
     }
 }

@@ -1,14 +1,12 @@
 //! The policy of tower's retry layer: transient errors are tried again after growing, jittered pauses,
 //! permanent ones never.
 
-use futures_util::future::{self, BoxFuture, FutureExt};
-use prometheus::IntCounter;
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
-use tower::retry::Policy;
-use tower::retry::RetryLayer;
-use tower::retry::backoff::{Backoff, ExponentialBackoff, ExponentialBackoffMaker, MakeBackoff};
-use tower::util::rng::HasherRng;
+
+use prometheus::IntCounter;
+use tokio::time::{Instant, Sleep, sleep};
+use tower::retry::{Policy, RetryLayer};
 
 use super::RetryConfig;
 use crate::error::SendError;
@@ -19,48 +17,68 @@ use crate::metrics::SinkMetrics;
 const MAX_ELAPSED_TIME: Duration = Duration::from_secs(60);
 /// Up to half of a pause is added to it at random, so that many agents do not return in step.
 const JITTER: f64 = 0.5;
+/// Pauses have long reached the longest one by so many doublings.
+const MOST_DOUBLINGS: u32 = 20;
 
 pub(super) fn layer(config: &RetryConfig, metrics: &SinkMetrics) -> RetryLayer<RetryPolicy> {
-    let (least, most) = (config.initial_interval.0, config.max_interval.0);
-    // Validated settings cannot be refused; unvalidated ones fall back to tower's defaults.
-    let mut pauses = ExponentialBackoffMaker::new(least, most, JITTER, HasherRng::new()).unwrap_or_default();
     RetryLayer::new(RetryPolicy {
         budget: match config.max_elapsed_time {
             _ if config.forever => None,
             Some(budget) => Some(budget.0),
             None => Some(MAX_ELAPSED_TIME),
         },
-        pauses: pauses.make_backoff(),
+        first: config.initial_interval.0,
+        longest: config.max_interval.0,
         retries: metrics.retries.clone(),
+        tries: 0,
         began: None,
     })
 }
 
 /// One event's attempts. Tower clones the policy for each event.
+///
+/// Tower's own backoff is not used: in 0.5 it adds no jitter to whole seconds nor to the longest pause,
+/// and gives all clones the same randomness.
 #[derive(Clone)]
 pub(super) struct RetryPolicy {
     budget: Option<Duration>,
-    pauses: ExponentialBackoff,
+    first: Duration,
+    longest: Duration,
     retries: IntCounter,
+    tries: u32,
     began: Option<Instant>,
 }
 
-impl Policy<Event, (), SendError> for RetryPolicy {
-    type Future = BoxFuture<'static, ()>;
+impl RetryPolicy {
+    fn pause(&self) -> Duration {
+        let base = self.first.saturating_mul(1 << self.tries.min(MOST_DOUBLINGS)).min(self.longest);
+        base.saturating_add(base.mul_f64(JITTER * random()))
+    }
+}
 
-    fn retry(&mut self, _: &mut Event, result: &mut Result<(), SendError>) -> Option<Self::Future> {
+impl Policy<Event, (), SendError> for RetryPolicy {
+    type Future = Sleep;
+
+    fn retry(&mut self, _: &mut Event, result: &mut Result<(), SendError>) -> Option<Sleep> {
         let Err(SendError::Transient { retry_after, .. }) = result else { return None };
         let began = self.began.unwrap_or_else(Instant::now);
-        let least = retry_after.unwrap_or_default();
-        if self.budget.is_some_and(|budget| began.elapsed() + least >= budget) {
+        let pause = self.pause().max(retry_after.unwrap_or_default());
+        if self.budget.is_some_and(|budget| began.elapsed().saturating_add(pause) >= budget) {
             return None;
         }
+        self.tries += 1;
         self.retries.inc();
-        Some(future::join(self.pauses.next_backoff(), sleep(least)).map(drop).boxed())
+        Some(sleep(pause))
     }
 
     fn clone_request(&mut self, event: &Event) -> Option<Event> {
         self.began.get_or_insert_with(Instant::now);
         Some(event.clone())
     }
+}
+
+/// A number from 0 to 1; good enough to keep agents apart.
+fn random() -> f64 {
+    let bits = u32::try_from(RandomState::new().hash_one(0) >> 32).unwrap_or_default();
+    f64::from(bits) / f64::from(u32::MAX)
 }

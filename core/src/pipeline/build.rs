@@ -43,13 +43,15 @@ pub(super) fn agent(config: Config, registry: Registry, clock: Arc<dyn Clock>) -
     let mut extensions = Vec::new();
     for (name, settings) in &config.settings.extensions {
         let built = builder.extension(name, settings.clone());
-        extensions
-            .extend(problems.take(&format!("extensions.{name}"), built).map(|stage| (name.clone(), stage)));
+        extensions.extend(
+            take(&config, &mut problems, format!("extensions.{name}"), built)
+                .map(|stage| (name.clone(), stage)),
+        );
     }
     let mut pipelines = Vec::new();
     for (name, settings) in &config.settings.pipelines {
         let built = builder.pipeline(name, settings.clone());
-        pipelines.extend(problems.take(&format!("pipelines.{name}"), built));
+        pipelines.extend(take(&config, &mut problems, format!("pipelines.{name}"), built));
     }
     if config.settings.pipelines.is_empty() && problems.problems().is_empty() {
         problems.add("pipelines", "there is no pipeline to run");
@@ -57,6 +59,21 @@ pub(super) fn agent(config: Config, registry: Registry, clock: Arc<dyn Clock>) -
     config.blame(problems)?;
     let grace = config.settings.shutdown_grace.map_or(GRACE, |grace| grace.0);
     Ok(Agent { pipelines, extensions, control: builder.control, shutdown, grace })
+}
+
+/// Takes what was built, or notes its mistakes at their place in the file.
+fn take<T>(
+    config: &Config,
+    problems: &mut BuildError,
+    at: String,
+    built: Result<T, BuildError>,
+) -> Option<T> {
+    let mut nested = BuildError::default();
+    let built = nested.take(&at, built);
+    for problem in nested.problems() {
+        problems.add(config.path_in_file(&problem.path), &problem.message);
+    }
+    built
 }
 
 struct Builder {
@@ -80,8 +97,8 @@ impl Builder {
         if config.sinks.is_empty() {
             problems.add("sinks", "a pipeline needs at least one sink");
         }
+        let source = problems.take("source", self.source(name, config.source));
         let mut names = BTreeSet::new();
-        let source = problems.take("source", self.source(name, config.source, &mut names));
         let mut transforms = Vec::new();
         for (index, stage) in config.transforms.into_iter().enumerate() {
             let built = self.transform(name, stage, &mut names);
@@ -93,15 +110,17 @@ impl Builder {
             let built = self.sink(name, stage, &mut sink_names);
             sinks.extend(problems.take(&format!("sinks[{index}]"), built));
         }
-        let Some(source) = source else { return Err(problems) };
+        let Some((source_name, source, redelivers)) = source else { return Err(problems) };
         // Only a pipeline without mistakes is put under control.
         problems.or(())?;
-        let metrics = PipelineMetrics::new(&self.metrics, name);
+        let metrics = Arc::new(PipelineMetrics::new(&self.metrics, name));
         Ok(Pipeline {
             name: name.to_owned(),
             paused: self.control.add_pipeline(name, metrics.paused.clone()),
             capacity: config.capacity,
+            source_name,
             source,
+            redelivers,
             transforms,
             sinks,
             metrics,
@@ -112,14 +131,13 @@ impl Builder {
         &self,
         pipeline: &str,
         stage: StageConfig,
-        names: &mut BTreeSet<String>,
-    ) -> Result<(String, Box<dyn Source>), BuildError> {
-        let (stage, settings) = self.open(pipeline, Kind::Source, stage, names)?;
-        let built = match stage.registration.build {
-            Build::Source(build) => build(settings, &stage.context),
-            _ => Err(BuildError::at("type", "is not a source")),
+    ) -> Result<(String, Box<dyn Source>, bool), BuildError> {
+        let (stage, settings) = self.open(pipeline, Kind::Source, stage, &mut BTreeSet::new())?;
+        let Build::Source { build, redelivers } = stage.registration.build else {
+            return Err(BuildError::at("type", "is not a source"));
         };
-        stage.finish(built).map(|(name, source, _)| (name, source))
+        let built = build(settings, &stage.context);
+        stage.finish(built).map(|(name, source, _)| (name, source, redelivers))
     }
 
     fn transform(
@@ -153,7 +171,7 @@ impl Builder {
         let mut delivery = delivery.unwrap_or_default();
         delivery.max_in_flight.get_or_insert(max_in_flight);
         delivery.newest_only.get_or_insert(newest_only);
-        let metrics = SinkMetrics::new(&self.metrics, pipeline, &name);
+        let metrics = Arc::new(SinkMetrics::new(&self.metrics, pipeline, &name));
         Ok(SinkStage { name, sink: sink.into(), delivery, metrics })
     }
 
@@ -161,7 +179,7 @@ impl Builder {
         let registration = self.find(Kind::Extension, name).map_err(|error| BuildError::at("", error))?;
         let settings = if settings.is_null() { Value::Object(StageConfig::new()) } else { settings };
         match registration.build {
-            Build::Extension(build) => build(settings, &self.context("", name)),
+            Build::Extension(build) => build(settings, &self.context("", Kind::Extension, name)),
             _ => Err(BuildError::at("", "is not an extension")),
         }
     }
@@ -189,7 +207,7 @@ impl Builder {
         }
         match self.find(kind, &frame.type_name) {
             Ok(registration) => {
-                let context = self.context(pipeline, &name);
+                let context = self.context(pipeline, kind, &name);
                 Ok((OpenStage { registration, context, frame, problems }, Value::Object(stage)))
             }
             Err(error) => {
@@ -211,8 +229,9 @@ impl Builder {
         })
     }
 
-    fn context(&self, pipeline: &str, name: &str) -> StageContext {
-        let place = if pipeline.is_empty() { name.to_owned() } else { format!("{pipeline}/{name}") };
+    fn context(&self, pipeline: &str, kind: Kind, name: &str) -> StageContext {
+        // With its kind, because a relay has a source and a sink of one name.
+        let place = if pipeline.is_empty() { name.to_owned() } else { format!("{pipeline}/{kind}/{name}") };
         StageContext {
             pipeline: pipeline.to_owned(),
             name: name.to_owned(),
@@ -245,3 +264,6 @@ impl OpenStage {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

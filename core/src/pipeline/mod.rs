@@ -18,15 +18,16 @@ use std::time::Duration;
 
 use prometheus::Registry;
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::control::Control;
 use crate::error::{BoxError, ConfigError};
 use crate::stage::{Clock, Extension};
 
-use run::Pipeline;
+use run::{LAST_GRACE, Pipeline};
 
 /// Everything that a configuration says to run, built and not yet started.
 pub struct Agent {
@@ -44,7 +45,8 @@ impl std::fmt::Debug for Agent {
 }
 
 impl Agent {
-    /// Builds every stage, without I/O but for files that the settings name.
+    /// Builds every stage, without I/O but for files that the settings name. Each agent wants a
+    /// registry of its own: metrics that a registry has already are not exported twice.
     ///
     /// # Errors
     /// Every mistake of the configuration, each with its file and path.
@@ -93,10 +95,16 @@ impl Agent {
             }
         }
         extensions_end.cancel();
-        while let Some(ended) = extensions.join_next().await {
-            if let Err(error) = named(ended) {
-                first_error.get_or_insert(error);
+        let rest = async {
+            while let Some(ended) = extensions.join_next().await {
+                if let Err(error) = named(ended) {
+                    first_error.get_or_insert(error);
+                }
             }
+        };
+        if timeout(LAST_GRACE, rest).await.is_err() {
+            warn!("an extension did not end in time; it is cut off");
+            extensions.shutdown().await;
         }
         first_error.map_or(Ok(()), Err)
     }

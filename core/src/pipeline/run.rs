@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
 use crate::delivery::{Delivery, Outcome};
@@ -19,17 +20,20 @@ use crate::middleware::{DeliveryConfig, Lanes};
 use crate::stage::{Sink, Source, Transform};
 
 /// How long a stage may take to end after it has no more work, before it is cut off.
-const LAST_GRACE: Duration = Duration::from_secs(2);
+pub(super) const LAST_GRACE: Duration = Duration::from_secs(2);
 
 /// A pipeline that is ready to run.
 pub(super) struct Pipeline {
     pub(super) name: String,
     pub(super) paused: watch::Receiver<bool>,
     pub(super) capacity: usize,
-    pub(super) source: (String, Box<dyn Source>),
+    pub(super) source_name: String,
+    pub(super) source: Box<dyn Source>,
+    /// True where the source sends again what was answered `Failed`.
+    pub(super) redelivers: bool,
     pub(super) transforms: Vec<TransformStage>,
     pub(super) sinks: Vec<SinkStage>,
-    pub(super) metrics: PipelineMetrics,
+    pub(super) metrics: Arc<PipelineMetrics>,
 }
 
 pub(super) struct TransformStage {
@@ -42,96 +46,108 @@ pub(super) struct SinkStage {
     pub(super) name: String,
     pub(super) sink: Arc<dyn Sink>,
     pub(super) delivery: DeliveryConfig,
-    pub(super) metrics: SinkMetrics,
+    pub(super) metrics: Arc<SinkMetrics>,
 }
 
 impl Pipeline {
     /// `http_scrape > labeler > nats + exposition`.
     pub(super) fn summary(&self) -> String {
         let sinks: Vec<_> = self.sinks.iter().map(|sink| sink.name.as_str()).collect();
-        let mut parts = vec![self.source.0.clone()];
+        let mut parts = vec![self.source_name.clone()];
         parts.extend(self.transforms.iter().map(|transform| transform.name.clone()));
         parts.push(sinks.join(" + "));
         format!("{}: {}", self.name, parts.join(" > "))
     }
 
     pub(super) async fn run(self, shutdown: CancellationToken, grace: Duration) -> Result<(), BoxError> {
-        let (emitter, deliveries) = Emitter::new(self.capacity, self.paused, self.metrics);
         let abort = CancellationToken::new();
         let sinks_end = CancellationToken::new();
+        let (emitter, deliveries) = Emitter::new(self.capacity, self.paused, abort.clone(), self.metrics);
 
         let mut companions = JoinSet::new();
         let mut drivers = JoinSet::new();
         let mut queues = Vec::new();
         for stage in self.sinks {
-            let (sink, end) = (Arc::clone(&stage.sink), sinks_end.clone());
-            companions.spawn(companion(stage.name.clone(), sink, end));
+            companions.spawn(companion(stage.name.clone(), Arc::clone(&stage.sink), sinks_end.clone()));
             let (queue, deliveries) = mpsc::unbounded_channel();
             queues.push(queue);
-            drivers.spawn(lanes(&self.name, stage).run(deliveries, abort.clone()));
+            drivers.spawn(stage.lanes(&self.name, self.redelivers).run(deliveries, abort.clone()));
         }
         drivers.spawn(route(self.transforms, deliveries, queues));
-        let (source_name, source) = self.source;
-        let mut source = tokio::spawn(source.run(emitter, shutdown.clone()));
+        let source = tokio::spawn(self.source.run(emitter, shutdown.clone()));
+        let mut running =
+            Running { name: self.source_name, source: Some(AbortOnDropHandle::new(source)), drivers };
 
         let early = tokio::select! {
-            ended = &mut source => Some(source_result(&source_name, ended)),
+            ended = running.source_end() => ended,
             Some(ended) = companions.join_next() => {
                 shutdown.cancel();
-                Some(companion_result(ended))
+                companion_result(ended)
             }
-            () = shutdown.cancelled() => None,
+            () = shutdown.cancelled() => Ok(()),
         };
-        let drained = drain(&mut source, &mut drivers, &abort, grace);
-        let late = drained.await.map(|ended| source_result(&source_name, ended));
+        let late = running.drain(&abort, grace).await;
         sinks_end.cancel();
-        let companions = end_companions(companions).await;
-        early.unwrap_or(Ok(())).and(late.unwrap_or(Ok(()))).and(companions)
+        early.and(late).and(end_companions(companions).await)
     }
 }
 
-fn lanes(pipeline: &str, stage: SinkStage) -> Lanes {
-    Lanes {
-        pipeline: pipeline.to_owned(),
-        sink: stage.name,
-        stack: stage.delivery.stack(stage.sink, &stage.metrics),
-        max_in_flight: stage.delivery.max_in_flight.unwrap_or(1),
-        newest_only: stage.delivery.newest_only.unwrap_or(false),
-        metrics: stage.metrics,
+impl SinkStage {
+    fn lanes(self, pipeline: &str, redelivers: bool) -> Lanes {
+        Lanes {
+            stack: self.delivery.stack(self.sink, &self.metrics, &format!("{pipeline}/{}", self.name)),
+            pipeline: pipeline.to_owned(),
+            sink: self.name,
+            max_in_flight: self.delivery.max_in_flight.unwrap_or(1),
+            newest_only: self.delivery.newest_only.unwrap_or(false),
+            redelivers,
+            metrics: self.metrics,
+        }
     }
 }
 
-/// Waits for the source and then for the lanes; what takes longer than `grace` is answered `Failed`.
-/// The source's result, if it had not ended before.
-async fn drain(
-    source: &mut JoinHandle<Result<(), BoxError>>,
-    drivers: &mut JoinSet<()>,
-    abort: &CancellationToken,
-    grace: Duration,
-) -> Option<Result<Result<(), BoxError>, JoinError>> {
-    let mut result = None;
-    let all = async {
-        if !source.is_finished() {
-            result = Some((&mut *source).await);
-        }
-        while drivers.join_next().await.is_some() {}
-    };
-    if timeout(grace, all).await.is_ok() {
-        return result;
-    }
-    warn!(?grace, "the grace is over; what is still in flight is given up, and left to whoever sent it");
-    abort.cancel();
-    if !source.is_finished() {
-        match timeout(LAST_GRACE, &mut *source).await {
-            Ok(ended) => result = Some(ended),
-            Err(_) => source.abort(),
+/// The source and the drivers of a pipeline while it runs. Dropped, all of them end.
+struct Running {
+    name: String,
+    /// Nothing once its end has been seen.
+    source: Option<AbortOnDropHandle<Result<(), BoxError>>>,
+    drivers: JoinSet<()>,
+}
+
+impl Running {
+    /// Waits for the end of the source, and says how it was.
+    async fn source_end(&mut self) -> Result<(), BoxError> {
+        let Some(source) = &mut self.source else { return Ok(()) };
+        let ended = source.await;
+        self.source = None;
+        let name = &self.name;
+        match ended {
+            Ok(result) => result.map_err(|error| format!("{name}: {error}").into()),
+            Err(panic) => Err(format!("{name}: the source ended early; this is a bug: {panic}").into()),
         }
     }
-    let rest = async { while drivers.join_next().await.is_some() {} };
-    if timeout(LAST_GRACE, rest).await.is_err() {
-        drivers.shutdown().await;
+
+    /// Waits for the source and then for the lanes; what takes longer than `grace` is answered `Failed`.
+    async fn drain(mut self, abort: &CancellationToken, grace: Duration) -> Result<(), BoxError> {
+        let mut result = Ok(());
+        let all = async {
+            result = self.source_end().await;
+            while self.drivers.join_next().await.is_some() {}
+        };
+        if timeout(grace, all).await.is_ok() {
+            return result;
+        }
+        warn!(?grace, "the grace is over; what is still in flight is given up, and left to whoever sent it");
+        abort.cancel();
+        if let Ok(ended) = timeout(LAST_GRACE, self.source_end()).await {
+            result = result.and(ended);
+        }
+        let rest = async { while self.drivers.join_next().await.is_some() {} };
+        if timeout(LAST_GRACE, rest).await.is_err() {
+            self.drivers.shutdown().await;
+        }
+        result
     }
-    result
 }
 
 /// Runs what a sink does beside its sends. One that has no more to do waits for the end with the others.
@@ -152,13 +168,6 @@ async fn end_companions(mut companions: JoinSet<Result<(), BoxError>>) -> Result
         companions.shutdown().await;
     }
     result
-}
-
-fn source_result(name: &str, ended: Result<Result<(), BoxError>, JoinError>) -> Result<(), BoxError> {
-    match ended {
-        Ok(result) => result.map_err(|error| format!("{name}: {error}").into()),
-        Err(panic) => Err(format!("{name}: the source ended early; this is a bug: {panic}").into()),
-    }
 }
 
 fn companion_result(ended: Result<Result<(), BoxError>, JoinError>) -> Result<(), BoxError> {

@@ -1,32 +1,28 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use schemars::JsonSchema;
-use serde::Deserialize;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::run::{SinkStage, TransformStage};
 use super::*;
 use crate::delivery::Outcome;
 use crate::emitter::Emitter;
-use crate::error::{BuildError, SendError};
+use crate::error::SendError;
 use crate::event::Event;
 use crate::metrics::{Metrics, PipelineMetrics, SinkMetrics, TransformMetrics};
 use crate::middleware::DeliveryConfig;
-use crate::stage::{Sink, SinkConfig, Source, SourceConfig, StageContext, SystemClock, Transform};
+use crate::stage::{Sink, Source, Transform};
 use crate::testing::{MemorySink, MemorySource, until};
-use crate::values::Span;
 
 /// A pipeline of memory stages, and the metrics it counts in.
 fn pipeline(
     source: impl Source + 'static,
     capacity: usize,
     sinks: Vec<Box<dyn Sink>>,
-) -> (Pipeline, PipelineMetrics) {
+) -> (Pipeline, Arc<PipelineMetrics>) {
     let metrics = Metrics::new(Registry::new());
-    let pipeline_metrics = PipelineMetrics::new(&metrics, "p");
+    let pipeline_metrics = Arc::new(PipelineMetrics::new(&metrics, "p"));
     let sinks = sinks.into_iter().enumerate().map(|(index, sink)| SinkStage {
         name: format!("s{index}"),
         sink: sink.into(),
@@ -35,13 +31,15 @@ fn pipeline(
             newest_only: Some(false),
             ..DeliveryConfig::default()
         },
-        metrics: SinkMetrics::new(&metrics, "p", &format!("s{index}")),
+        metrics: Arc::new(SinkMetrics::new(&metrics, "p", &format!("s{index}"))),
     });
     let pipeline = Pipeline {
         name: "p".into(),
         paused: watch::channel(false).1,
         capacity,
-        source: ("memory".into(), Box::new(source)),
+        source_name: "memory".into(),
+        source: Box::new(source),
+        redelivers: false,
         transforms: Vec::new(),
         sinks: sinks.collect(),
         metrics: pipeline_metrics.clone(),
@@ -222,114 +220,80 @@ impl Source for Endless {
     }
 }
 
-/// Settings of a source and a sink that exist in these tests only.
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Countdown {
-    from: usize,
-    #[serde(default)]
-    every: Option<Span>,
-}
+/// Ends with an error as soon as it is told.
+struct OnNotice(Arc<Notify>);
 
-impl SourceConfig for Countdown {
-    const TYPE: &'static str = "test_countdown";
-
-    fn build(self, _: &StageContext) -> Result<Box<dyn Source>, BuildError> {
-        let mut problems = BuildError::default();
-        if self.every.is_some_and(|every| every.0.is_zero()) {
-            problems.add("every", "must be more than zero");
-        }
-        let (source, _) = MemorySource::new(events(self.from));
-        problems.or(Box::new(source))
+#[async_trait]
+impl Source for OnNotice {
+    async fn run(self: Box<Self>, _: Emitter, _: CancellationToken) -> Result<(), BoxError> {
+        self.0.notified().await;
+        Err("the disk is gone".into())
     }
-}
-
-crate::register!(source: Countdown);
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Collect {}
-
-static COLLECTED: Mutex<Vec<Event>> = Mutex::new(Vec::new());
-
-impl SinkConfig for Collect {
-    const TYPE: &'static str = "test_collect";
-
-    fn build(self, _: &StageContext) -> Result<Box<dyn Sink>, BuildError> {
-        let (sink, _) = MemorySink::judging(|event| {
-            COLLECTED.lock().unwrap_or_else(PoisonError::into_inner).push(event.clone());
-            Ok(())
-        });
-        Ok(Box::new(sink))
-    }
-}
-
-crate::register!(sink: Collect);
-
-fn build(yaml: &str) -> Result<Agent, ConfigError> {
-    Agent::build(Config::from_yaml(yaml).unwrap(), Registry::new(), Arc::new(SystemClock))
 }
 
 #[tokio::test]
-async fn a_configuration_becomes_an_agent_that_runs_to_its_end() {
-    let agent = build(
-        "pipelines: { p: { source: { type: test_countdown, from: 4 }, sinks: [{ type: test_collect }] } }",
-    );
-    let agent = agent.unwrap();
-    assert_eq!(agent.summary(), ["p: test_countdown > test_collect"]);
-    assert_eq!(agent.control().pipelines()[0].name, "p");
-    agent.run().await.unwrap();
-    assert_eq!(COLLECTED.lock().unwrap().len(), 4);
+async fn the_error_of_a_source_counts_even_at_the_moment_of_shutdown() {
+    // Which of the two is seen first is chance, so try both often.
+    for round in 0..50 {
+        let notice = Arc::new(Notify::new());
+        let (sink, _) = MemorySink::new();
+        let shutdown = CancellationToken::new();
+        let (pipeline, _) = pipeline(OnNotice(Arc::clone(&notice)), 1, vec![Box::new(sink)]);
+        let running = tokio::spawn(pipeline.run(shutdown.clone(), Duration::from_secs(10)));
+        for _ in 0..5 {
+            tokio::task::yield_now().await;
+        }
+        notice.notify_one();
+        shutdown.cancel();
+        assert!(running.await.unwrap().is_err(), "round {round}: the error was lost");
+    }
 }
 
-#[test]
-fn all_mistakes_come_out_at_once_each_with_its_path() {
-    let error = build(
-        "
-identity: 7
-extensions: { nosuch: {} }
-pipelines:
-  a:
-    capacity: 0
-    source: { type: test_countdown, from: x, every: 0s, evry: 1s }
-    transforms: [{ type: nosuch }, { typ: x }]
-    sinks:
-      - { type: test_collect, delivery: { timeout: 0s, retry: { max: 1s } } }
-      - { type: test_collect }
-      - { type: test_countdown }
-  b: { source: { type: test_countdown, from: 1, delivery: {} }, sinks: [] }
-",
-    )
-    .unwrap_err();
-    let mut found: Vec<_> = error.problems.iter().map(|problem| problem.path.as_str()).collect();
-    found.sort_unstable();
-    assert_eq!(
-        found,
-        [
-            "extensions.nosuch",
-            "identity",
-            "pipelines.a.capacity",
-            "pipelines.a.sinks[0].delivery.retry.max",
-            "pipelines.a.sinks[0].delivery.timeout",
-            "pipelines.a.sinks[1].name",
-            "pipelines.a.sinks[2].type",
-            "pipelines.a.source.evry",
-            "pipelines.a.source.from",
-            "pipelines.a.transforms[0].type",
-            "pipelines.a.transforms[1]",
-            "pipelines.b.sinks",
-            "pipelines.b.source.delivery",
-        ],
-        "{error}"
-    );
-    let text = error.to_string();
-    assert!(
-        text.contains("there is no sink \"test_countdown\"; it is a source; known: test_collect"),
-        "{text}"
-    );
+/// Runs for ever, and tells when it is gone.
+struct Forever(CancellationToken);
+
+#[async_trait]
+impl Source for Forever {
+    async fn run(self: Box<Self>, _: Emitter, _: CancellationToken) -> Result<(), BoxError> {
+        let _gone = self.0.clone().drop_guard();
+        std::future::pending().await
+    }
 }
 
-#[test]
-fn a_configuration_without_pipelines_says_so() {
-    assert_eq!(build("{}").unwrap_err().to_string(), "pipelines: there is no pipeline to run");
+#[tokio::test]
+async fn a_pipeline_that_is_dropped_takes_its_source_along() {
+    let gone = CancellationToken::new();
+    let (sink, _) = MemorySink::new();
+    let (pipeline, _) = pipeline(Forever(gone.clone()), 1, vec![Box::new(sink)]);
+    let running = tokio::spawn(pipeline.run(CancellationToken::new(), Duration::from_secs(10)));
+    for _ in 0..5 {
+        tokio::task::yield_now().await;
+    }
+    running.abort();
+    tokio::time::timeout(Duration::from_secs(10), gone.cancelled()).await.expect("the source runs on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_waits_at_a_paused_pipeline_is_released_when_the_pipeline_ends() {
+    let (source, outcomes) = MemorySource::new(events(1));
+    let (sink, _) = MemorySink::new();
+    let (mut pipeline, _) = pipeline(Deaf(Box::new(source)), 1, vec![Box::new(sink)]);
+    let (_pause, paused) = watch::channel(true);
+    pipeline.paused = paused;
+    let shutdown = CancellationToken::new();
+    shutdown.cancel();
+    let began = tokio::time::Instant::now();
+    pipeline.run(shutdown, Duration::from_secs(10)).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(11), "cut off, not released: {:?}", began.elapsed());
+    assert!(matches!(outcomes.lock().unwrap()[..], [Outcome::Failed(_)]));
+}
+
+/// Runs another source, and keeps the shutdown from it.
+struct Deaf(Box<dyn Source>);
+
+#[async_trait]
+impl Source for Deaf {
+    async fn run(self: Box<Self>, out: Emitter, _: CancellationToken) -> Result<(), BoxError> {
+        self.0.run(out, CancellationToken::new()).await
+    }
 }

@@ -67,6 +67,7 @@ fn quick(max_elapsed: Duration) -> DeliveryConfig {
 pub async fn check_sink(bench: &dyn SinkBench) {
     confirmed_is_delivered_in_order(bench).await;
     permanent_is_rejected_after_one_attempt(bench).await;
+    shutdown_in_mid_flight_delivers_what_is_under_way(bench).await;
     if bench.take_away().await {
         bench.bring_back().await;
         transient_then_fine_is_delivered_in_order(bench).await;
@@ -104,8 +105,17 @@ async fn permanent_is_rejected_after_one_attempt(bench: &dyn SinkBench) {
     let outcome = rig.send(bad).await;
     assert!(matches!(outcome, Outcome::Rejected(_)), "law 3: {outcome:?}");
     assert_eq!(rig.attempts(), 1, "law 3: attempts");
-    let good = rig.send(bench.event(0, 6)).await;
+    let good = rig.send(bench.event(1, 6)).await;
     assert_eq!(good, Outcome::Delivered, "law 3: a good event after a bad one");
+}
+
+async fn shutdown_in_mid_flight_delivers_what_is_under_way(bench: &dyn SinkBench) {
+    let rig = SinkRig::start(bench.sink(), &quick(Duration::from_secs(20)));
+    let receipts: Vec<_> = (0..THINGS).map(|thing| rig.send(bench.event(thing, 6))).collect();
+    rig.finish().await.unwrap_or_else(|error| panic!("law 7: the sink did not end well: {error}"));
+    for receipt in receipts {
+        assert_eq!(receipt.await, Outcome::Delivered, "law 7");
+    }
 }
 
 async fn transient_then_fine_is_delivered_in_order(bench: &dyn SinkBench) {

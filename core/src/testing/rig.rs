@@ -19,8 +19,8 @@ use crate::stage::Sink;
 /// A pipe with room for `capacity` unanswered events: one end for a source, one for the test.
 pub fn pipe(capacity: usize) -> (Emitter, Inlet) {
     let (pause, paused) = watch::channel(false);
-    let metrics = PipelineMetrics::new(&Metrics::new(Registry::new()), "test");
-    let (emitter, deliveries) = Emitter::new(capacity, paused, metrics);
+    let metrics = Arc::new(PipelineMetrics::new(&Metrics::new(Registry::new()), "test"));
+    let (emitter, deliveries) = Emitter::new(capacity, paused, CancellationToken::new(), metrics);
     (emitter, Inlet { deliveries, pause })
 }
 
@@ -65,23 +65,25 @@ pub struct SinkRig {
     companion: JoinHandle<Result<(), BoxError>>,
     abort: CancellationToken,
     end: CancellationToken,
-    metrics: SinkMetrics,
+    metrics: Arc<SinkMetrics>,
 }
 
 impl SinkRig {
-    /// Starts a sink with `delivery` around it; 8 in flight unless it says otherwise.
+    /// Starts a sink with `delivery` around it, behind a source that redelivers; 8 in flight unless it
+    /// says otherwise.
     pub fn start(sink: Box<dyn Sink>, delivery: &DeliveryConfig) -> Self {
         let sink: Arc<dyn Sink> = sink.into();
-        let metrics = SinkMetrics::new(&Metrics::new(Registry::new()), "test", "sink");
+        let metrics = Arc::new(SinkMetrics::new(&Metrics::new(Registry::new()), "test", "sink"));
         let (abort, end) = (CancellationToken::new(), CancellationToken::new());
         let (queue, deliveries) = mpsc::unbounded_channel();
         let lanes = Lanes {
             pipeline: "test".into(),
             sink: "sink".into(),
-            stack: delivery.stack(Arc::clone(&sink), &metrics),
+            stack: delivery.stack(Arc::clone(&sink), &metrics, "test/sink"),
             max_in_flight: delivery.max_in_flight.unwrap_or(8),
             newest_only: delivery.newest_only.unwrap_or(false),
-            metrics: metrics.clone(),
+            redelivers: true,
+            metrics: Arc::clone(&metrics),
         };
         let token = end.clone();
         Self {

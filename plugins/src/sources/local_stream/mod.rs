@@ -65,6 +65,7 @@ const LONGEST_NAME: usize = 128;
 
 impl SourceConfig for LocalStreamSourceConfig {
     const TYPE: &'static str = "local_stream";
+    const REDELIVERS: bool = true;
 
     fn build(self, cx: &StageContext) -> Result<Box<dyn Source>, BuildError> {
         let mut problems = BuildError::default();
