@@ -38,6 +38,9 @@ const PAGE: usize = 1 << 20;
 /// Bytes before the message in a record: when it came, in milliseconds since 1970.
 const STAMP: usize = 8;
 
+/// A store in which so many programs in a row died while they opened it is damaged.
+const MOST_DEATHS: u32 = 3;
+
 const STATE: &str = "state";
 
 /// An open stream. The lock of its directory is let go last.
@@ -100,15 +103,21 @@ impl Disk {
     pub(super) fn open(path: &Path, now: u64) -> Result<Self, String> {
         let failed = |error: &dyn Display| format!("cannot open the stream at {}: {error}", path.display());
         let lock = lock(path).map_err(|error| failed(&error))?;
-        let home = path.join("store");
-        let opened = match open_store(&home, now) {
-            Err(error) if is_damage(&error) => {
+        let (home, marker) = (path.join("store"), path.join("opening"));
+        let opened = if note_attempt(&marker) < MOST_DEATHS {
+            open_store(&home, now)
+        } else {
+            Err(Error::Unrecoverable)
+        };
+        let opened = match opened {
+            Err(error) if is_damage(&error) || is_incomplete(&error) => {
                 let aside = set_aside(path, &home).map_err(|error| failed(&error))?;
                 tracing::error!(%error, aside = %aside.display(), "a damaged stream was moved aside");
                 open_store(&home, now)
             }
             opened => opened,
         };
+        let _ = fs::remove_file(&marker);
         let (db, meta, parts) = opened.map_err(|error| failed(&plain(&error)))?;
         Ok(Self { parts: Mutex::new(parts), meta, db, _lock: lock })
     }
@@ -368,7 +377,9 @@ fn set_aside(path: &Path, home: &Path) -> io::Result<PathBuf> {
     if aside.exists() {
         fs::remove_dir_all(&aside)?;
     }
-    fs::rename(home, &aside)?;
+    if home.exists() {
+        fs::rename(home, &aside)?;
+    }
     Ok(aside)
 }
 
@@ -383,6 +394,21 @@ fn is_damage(error: &Error) -> bool {
         | Error::Unrecoverable => true,
         _ => false,
     }
+}
+
+/// True where files of a store, or parts of them, are not there, or are where none should be.
+fn is_incomplete(error: &Error) -> bool {
+    let (Error::Io(error) | Error::Storage(LsmError::Io(error))) = error else { return false };
+    use io::ErrorKind::{AlreadyExists, InvalidData, NotFound, UnexpectedEof};
+    [AlreadyExists, InvalidData, NotFound, UnexpectedEof].contains(&error.kind())
+}
+
+/// Leaves a mark that is taken away when opening has ended in any orderly way. Returns how many opened the
+/// store before without coming so far. A disk that does not take the mark has other troubles.
+fn note_attempt(marker: &Path) -> u32 {
+    let before = fs::read_to_string(marker).ok().and_then(|text| text.parse().ok()).unwrap_or(0u32);
+    let _ = fs::write(marker, before.saturating_add(1).to_string());
+    before
 }
 
 /// A value, or nothing where the bytes on disk are damaged.

@@ -165,26 +165,40 @@ async fn dead_letters_are_kept_with_their_reason_up_to_a_number() {
     assert_eq!(letters.last().unwrap().reason, "1049");
 }
 
-#[tokio::test]
-async fn a_damaged_stream_is_moved_aside_and_a_new_one_begun() {
+/// Leaves records, spoils the directory, and sees that the work goes on with a new stream.
+async fn spoil(how: impl FnOnce(&Path)) {
     let place = Place::new();
     let store = place.open(1 << 20).await;
     append(&store, &["a", "b"]).await;
     let reader = store.subscribe("reader").await.unwrap();
     let next = store.usage().borrow().next;
     kill(store, reader);
-    let journal = place.dir.path().join("store/0.jnl");
-    let mut bytes = std::fs::read(&journal).unwrap();
-    let record = bytes.windows(9).position(|window| window.ends_with(b"b") && window[0] == 0).unwrap();
-    bytes[record + 8] ^= 1;
-    std::fs::write(&journal, bytes).unwrap();
+    how(place.dir.path());
 
     place.clock.advance(Duration::from_secs(1));
     let store = place.open(1 << 20).await;
     append(&store, &["c"]).await;
     assert!(place.dir.path().join("damaged").exists());
+    assert!(!place.dir.path().join("opening").exists());
     assert!(store.usage().borrow().next > next, "sequences meet those of the stream before");
     assert_eq!(texts(&store.subscribe("reader").await.unwrap()).await, ["c"]);
+}
+
+#[tokio::test]
+async fn a_damaged_stream_is_moved_aside_and_a_new_one_begun() {
+    // A bit of a record has turned.
+    spoil(|path| {
+        let journal = path.join("store/0.jnl");
+        let mut bytes = std::fs::read(&journal).unwrap();
+        let record = bytes.windows(9).position(|window| window.ends_with(b"b") && window[0] == 0).unwrap();
+        bytes[record + 8] ^= 1;
+        std::fs::write(&journal, bytes).unwrap();
+    })
+    .await;
+    // A file is gone.
+    spoil(|path| std::fs::remove_file(path.join("store/keyspaces/0/current")).unwrap()).await;
+    // Three programs died when they opened it.
+    spoil(|path| std::fs::write(path.join("opening"), "3").unwrap()).await;
 }
 
 #[tokio::test]
