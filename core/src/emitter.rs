@@ -91,6 +91,21 @@ impl Emitter {
         Ok(self.room_with(Some(permit)))
     }
 
+    /// True while the pipeline is paused.
+    pub fn is_paused(&self) -> bool {
+        *self.paused.borrow()
+    }
+
+    /// Waits until the pipeline is paused. For sources that have asked upstream for events before they
+    /// come, and should take that back.
+    pub async fn paused(&self) {
+        let mut paused = self.paused.clone();
+        if paused.wait_for(|paused| *paused).await.is_err() {
+            // The pipeline has ended; it will never be paused again.
+            std::future::pending::<()>().await;
+        }
+    }
+
     fn room_with(&self, permit: Option<OwnedSemaphorePermit>) -> Room {
         Room { permit, queue: self.queue.clone(), metrics: Arc::clone(&self.metrics) }
     }
