@@ -80,7 +80,7 @@ fn refusals_say_what_is_wrong() {
     );
     assert_eq!(
         wire(|e| e.body_size = u64::MAX),
-        "too large: 18446744073709551615 bytes of body, the limit is 134217728"
+        "too large: 18446744073709551615 bytes of body, the limit is 67108864"
     );
     assert!(wire(|e| e.nanos = 1_000_000_000).contains("its time"));
     let damaged = "the body is damaged, or is not what it declares to be";
