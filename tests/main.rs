@@ -6,6 +6,7 @@
 
 mod hostile;
 mod laws;
+mod nats;
 mod parts;
 mod push_gateway;
 mod support;
