@@ -8,7 +8,7 @@ use async_nats::jetstream::{Context, ErrorCode};
 use prometheus_streams_core::error::BuildError;
 use prometheus_streams_core::values::{Size, Span};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::support::nats::api::{self, ApiError, StreamInfo};
@@ -52,7 +52,7 @@ pub struct StreamSettings {
 }
 
 /// What a full stream does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Discard {
     /// It refuses new events, and the sink tries again: nothing is lost unseen.
@@ -63,7 +63,7 @@ enum Discard {
 }
 
 /// Where a stream keeps its events.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Storage {
     /// On disk; they survive the server.
