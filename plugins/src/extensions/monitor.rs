@@ -98,7 +98,7 @@ async fn handle(control: Control, read_only: bool, request: Request) -> Response
             json(&json!({ "pipelines": pipelines }))
         }),
         ["api", "v1", "pipelines", name, verb @ ("pause" | "resume" | "flip")] => {
-            change(&request, &Method::POST).unwrap_or_else(|| steer(&control, name, verb))
+            change(&request, &Method::POST).unwrap_or_else(|| steer(&control, &decoded(name), verb))
         }
         ["api", "v1", "log-level"] => match change(&request, &Method::PUT) {
             Some(refusal) => refusal,
@@ -195,6 +195,19 @@ fn index(control: &Control) -> Response {
         links.join("\n"),
     );
     server::answer(StatusCode::OK, "text/html; charset=utf-8", body)
+}
+
+/// A part of a path, with `%20` and its kind as what they stand for.
+fn decoded(part: &str) -> String {
+    let (mut bytes, mut rest) = (Vec::with_capacity(part.len()), part.as_bytes());
+    while let Some((&first, after)) = rest.split_first() {
+        let digits =
+            after.get(..2).filter(|_| first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(byte.unwrap_or(first));
+        rest = if byte.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn escaped(text: &str) -> String {
@@ -337,6 +350,16 @@ mod tests {
             assert_eq!(bench.ask(method, path, "debug").await.status(), 403, "{path}");
         }
         assert_eq!(bench.ask("GET", "/api/v1/pipelines", "").await.status(), 200);
+    }
+
+    #[tokio::test]
+    async fn names_of_pipelines_may_need_an_encoding() {
+        let bench = Bench::start().await;
+        let answer = bench.ask("POST", "/api/v1/pipelines/a%20%C3%A4%2f%/pause", "").await;
+        assert_eq!(
+            (answer.status().as_u16(), answer.body().as_ref()),
+            (404, "there is no pipeline named \"a ä/%\"\n".as_bytes())
+        );
     }
 
     #[tokio::test]

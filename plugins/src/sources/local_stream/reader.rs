@@ -69,11 +69,11 @@ impl Reader {
     ) -> Result<(), BoxError> {
         // Its bound is the room of the pipeline.
         let (sender, sent) = mpsc::unbounded_channel();
-        let delivering = shutdown.run_until_cancelled(self.deliver(usage, out, sender));
+        let delivering = shutdown.run_until_cancelled(self.deliver(usage.clone(), out, sender));
         let answering = async {
             tokio::select! {
                 () = self.answer(sent) => {}
-                () = self.keep_saving() => {}
+                () = self.keep_saving(usage.clone()) => {}
             }
         };
         let (delivered, ()) = tokio::join!(delivering, answering);
@@ -255,13 +255,16 @@ impl Reader {
     }
 
     /// Writes the cursor whenever it has moved; answers that come meanwhile share the next write.
-    async fn keep_saving(&self) {
+    async fn keep_saving(&self, mut usage: watch::Receiver<Usage>) {
         loop {
-            self.unsaved.notified().await;
-            if self.source.patiently(|| self.subscription.save()).await.is_err() {
-                return;
-            }
             self.source.metrics.pending.set(self.subscription.pending().cast_signed());
+            // A cursor is never refused.
+            tokio::select! {
+                _ = usage.changed() => {}
+                () = self.unsaved.notified() => {
+                    let _ = self.source.patiently(|| self.subscription.save()).await;
+                }
+            }
         }
     }
 }

@@ -147,6 +147,23 @@ async fn what_leaves_the_stream_unread_or_unanswered_is_counted() {
 }
 
 #[tokio::test]
+async fn a_paused_pipeline_shows_what_waits() {
+    let bench = Bench::new(1 << 20).await;
+    let (mut inlet, ..) = bench.run();
+    inlet.pause();
+    bench.append(0, 1).await;
+    bench.append(0, 2).await;
+    let pending = || {
+        let gauges = bench.cx.metrics.gauges("local_stream_pending", "", &["pipeline", "source"]);
+        gauges.with_label_values(&["test", "local_stream"]).get()
+    };
+    until("two wait", || async { pending() == 2 }).await;
+    inlet.resume();
+    inlet.next().await.unwrap().acker.finish(Outcome::Delivered);
+    until("one waits", || async { pending() == 1 }).await;
+}
+
+#[tokio::test]
 async fn two_sources_may_not_be_one_consumer() {
     let bench = Bench::new(1 << 20).await;
     bench.append(0, 1).await;
