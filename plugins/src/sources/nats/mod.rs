@@ -104,6 +104,7 @@ register!(source: NatsSourceConfig);
 
 impl SourceConfig for NatsSourceConfig {
     const TYPE: &'static str = "nats";
+    const REDELIVERS: bool = true;
 
     fn build(self, cx: &StageContext) -> Result<Box<dyn Source>, BuildError> {
         let mut problems = BuildError::default();
