@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::json;
+use tokio::io::AsyncReadExt;
 
 use super::support::agent::{Agent, PROGRAM, run};
 use super::support::configs;
@@ -169,7 +170,15 @@ async fn the_second_signal_ends_the_program_at_once() {
             }],
         } },
     }));
-    let push = tokio::time::timeout(secs(30), gateway.accept()).await.unwrap().unwrap();
+    // The sink asks what the gateway holds before it pushes; that is not answered either.
+    let push = loop {
+        let accepted = tokio::time::timeout(secs(30), gateway.accept()).await.unwrap();
+        let (mut connection, mut method) = (accepted.unwrap().0, [0; 3]);
+        connection.read_exact(&mut method).await.unwrap();
+        if &method == b"PUT" {
+            break connection;
+        }
+    };
     agent.signal("TERM");
     agent.wait_for_log("draining", |line| line["signal"].as_str().map(str::to_owned)).await;
     agent.signal("INT");

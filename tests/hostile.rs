@@ -3,7 +3,7 @@
 
 use std::net::TcpListener;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::agent::Agent;
 use crate::support::oracle::landed;
@@ -17,22 +17,23 @@ const MEMORY_LIMIT: u64 = 256 << 20;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_targets_are_down_and_good_ones_do_not_notice() {
     let (gateway, targets) = tokio::join!(PushGateway::start(), Targets::start());
+    // What each does, and what is said of it.
     let bad = [
-        ("missing", Behaviour::Status(404)),
-        ("broken", Behaviour::Status(500)),
-        ("html", Behaviour::Html),
-        ("forever", Behaviour::Forever),
-        ("hang", Behaviour::Hang),
-        ("huge", Behaviour::Huge(2 << 30)),
-        ("bomb", Behaviour::Bomb(512)),
+        ("missing", Behaviour::Status(404), "status 404"),
+        ("broken", Behaviour::Status(500), "status 500"),
+        ("html", Behaviour::Html, "text/html"),
+        ("forever", Behaviour::Forever, "timed out"),
+        ("hang", Behaviour::Hang, "timed out"),
+        ("huge", Behaviour::Huge(2 << 30), "body larger than 10MiB"),
+        ("bomb", Behaviour::bomb(100), "body larger than 10MiB"),
     ];
-    for (name, behaviour) in &bad {
+    for (name, behaviour, _) in &bad {
         targets.set(name, behaviour.clone());
     }
     targets.set("empty", Behaviour::Empty);
     let closed = closed_port();
     let mut all: Vec<_> =
-        bad.iter().map(|(name, _)| json!({ "name": name, "url": targets.url(name) })).collect();
+        bad.iter().map(|(name, ..)| json!({ "name": name, "url": targets.url(name) })).collect();
     all.push(json!({ "name": "closed", "url": format!("http://{closed}/metrics") }));
     all.extend(["empty", "good"].map(|name| json!({ "name": name, "url": targets.url(name) })));
     let mut agent = Agent::start(json!({
@@ -41,7 +42,7 @@ async fn bad_targets_are_down_and_good_ones_do_not_notice() {
             "source": {
                 "type": "http_scrape",
                 "interval": "1s",
-                "timeout": "500ms",
+                "timeout": "900ms",
                 "body_size_limit": "10MiB",
                 "jobs": { "probes": { "targets": all } },
             },
@@ -55,15 +56,19 @@ async fn bad_targets_are_down_and_good_ones_do_not_notice() {
             &format!("up{{instance=\"{name}\",job=\"probes\",publisher=\"site1\"}}"),
         )
     };
-    for name in bad.iter().map(|(name, _)| *name).chain(["closed"]) {
+    let said = bad.iter().map(|(name, _, said)| (*name, *said)).chain([("closed", "connection refused")]);
+    for (name, said) in said {
         wait_until(&format!("up 0 of {name}"), secs(20), async || up(name).await == Some(0.0)).await;
+        let tells = |line: &Value| {
+            let error = line["error"].as_str().filter(|_| line["instance"] == name);
+            error.filter(|error| error.contains(said)).map(drop)
+        };
+        agent.wait_for_log(&format!("{said:?} of {name}"), tells).await;
     }
     wait_until("up 1 of empty", secs(20), async || up("empty").await == Some(1.0)).await;
-    let seen = landed(&gateway).await.get("good").copied().unwrap_or_default();
-    wait_until("the good target to go on", secs(20), async || {
-        landed(&gateway).await.get("good").is_some_and(|now| *now > seen + 2)
-    })
-    .await;
+    let good = async || landed(&gateway).await.get("good").copied().unwrap_or_default();
+    let seen = good().await;
+    wait_until("the good target to go on", secs(20), async || good().await > seen + 2).await;
 
     let memory = resident(agent.id());
     assert!(memory < MEMORY_LIMIT, "{} MiB in use", memory >> 20);

@@ -4,8 +4,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub, missing_docs)]
 
+mod bad;
 mod cli;
+mod end_to_end;
+mod faults;
 mod hostile;
+mod kills;
 mod laws;
 mod nats;
 mod parts;

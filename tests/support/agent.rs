@@ -17,6 +17,9 @@ use super::wait::{secs, wait_for};
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_prometheus-streams");
 
+/// The file in the directory of an agent that has what it wrote.
+const LOG: &str = "prometheus-streams.log";
+
 /// Runs the program to its end, as `check FILE` or `list`, with nothing of this process' settings.
 pub fn run(args: &[&str]) -> Output {
     Command::new(PROGRAM).args(args).output().expect("run the program")
@@ -43,14 +46,16 @@ impl Agent {
         Self::with_args(dir, monitor, args.collect())
     }
 
-    /// `poller` or `receiver` with a classic configuration file, which must say `monitor_port: MONITOR` for
-    /// the port given here.
-    pub fn classic(role: &str, monitor: u16, config: &str) -> Self {
+    /// `poller` or `receiver` with a classic configuration file. Where it has a monitor, that is not known here.
+    pub fn classic(role: &str, config: &str) -> Self {
         let dir = temp_dir();
         let file = dir.path().join("classic.yaml");
+        // A log file that the configuration names is the one that the harness reads.
+        let config =
+            config.replace("/var/log/prometheus-streams.log", &dir.path().join(LOG).display().to_string());
         std::fs::write(&file, config).expect("write a configuration");
         let args = [role.to_owned(), "--config".to_owned(), file.display().to_string()];
-        Self::with_args(dir, monitor, args.to_vec())
+        Self::with_args(dir, 0, args.to_vec())
     }
 
     fn with_args(dir: TempDir, monitor: u16, args: Vec<String>) -> Self {
@@ -150,5 +155,5 @@ impl Agent {
 fn spawn(dir: &Path, args: &[String]) -> Process {
     let mut command = Command::new(PROGRAM);
     command.args(args).current_dir(dir);
-    Process::start("prometheus-streams", &mut command, &dir.join("prometheus-streams.log"))
+    Process::start("prometheus-streams", &mut command, &dir.join(LOG))
 }

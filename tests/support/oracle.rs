@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::{Info, PullConsumer};
 use prometheus_streams_core::event::Event;
 use prometheus_streams_plugins::support::envelope::{self, Limits};
 use prometheus_streams_plugins::support::scrape;
@@ -64,17 +65,27 @@ pub async fn wait_until_all_landed(nats: &NatsServer, gateway: &PushGateway, dea
     assert!(!newest.is_empty(), "the broker has acknowledged nothing at all");
     let what = "the gateway to hold the newest scrape of every target that the broker acknowledged";
     wait_until(what, deadline, async || landed(gateway).await == newest).await;
+    let jetstream = nats.jetstream().await;
     wait_until("the consumer to owe nothing", deadline, async || {
-        let info = consumer_info(nats, "receiver").await;
-        info.num_ack_pending == 0 && info.num_pending == 0
+        owed(&jetstream, STREAM, "receiver").await == Some(0)
     })
     .await;
     newest
 }
 
-/// What the broker says of a durable consumer.
-pub async fn consumer_info(nats: &NatsServer, durable: &str) -> async_nats::jetstream::consumer::Info {
-    let stream = nats.jetstream().await.get_stream(STREAM).await.expect("find the stream");
-    let mut consumer: PullConsumer = stream.get_consumer(durable).await.expect("find the consumer");
-    consumer.info().await.expect("ask for the state of the consumer").clone()
+/// What the broker says of the receiver's consumer.
+pub async fn consumer_info(nats: &NatsServer) -> Info {
+    info(&nats.jetstream().await, STREAM, "receiver").await.expect("ask for the state of the consumer")
+}
+
+/// Messages that a consumer has not acknowledged, delivered or not; `None` when there is no such consumer.
+pub async fn owed(jetstream: &jetstream::Context, stream: &str, durable: &str) -> Option<usize> {
+    let info = info(jetstream, stream, durable).await?;
+    Some(info.num_ack_pending + usize::try_from(info.num_pending).ok()?)
+}
+
+async fn info(jetstream: &jetstream::Context, stream: &str, durable: &str) -> Option<Info> {
+    let stream = jetstream.get_stream(stream).await.ok()?;
+    let mut consumer: PullConsumer = stream.get_consumer(durable).await.ok()?;
+    consumer.info().await.ok().cloned()
 }

@@ -43,8 +43,15 @@ pub enum Behaviour {
     Hang,
     /// 200 and so many bytes of good text, sent as fast as they are read.
     Huge(u64),
+    /// 200 and these bytes, said to be gzip.
+    Gzip(Bytes),
+}
+
+impl Behaviour {
     /// 200 and a gzip of so many MiB of zeros.
-    Bomb(usize),
+    pub fn bomb(mib: usize) -> Self {
+        Self::Gzip(bomb(mib).into())
+    }
 }
 
 /// One request that was answered.
@@ -186,8 +193,8 @@ async fn scripted(behaviour: Behaviour) -> Response<Body> {
             let chunks = bytes.div_ceil(chunk.len() as u64);
             endless(chunk, chunks, Duration::ZERO)
         }
-        Behaviour::Bomb(mib) => {
-            let mut response = text_of(bomb(mib));
+        Behaviour::Gzip(bytes) => {
+            let mut response = text_of(bytes);
             response.headers_mut().insert(header::CONTENT_ENCODING, header::HeaderValue::from_static("gzip"));
             response
         }
