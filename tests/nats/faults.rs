@@ -244,3 +244,31 @@ async fn a_stream_that_exists_is_used_as_it_is_or_not_at_all() {
     jetstream.update_stream(jetstream::stream::Config { subjects, ..config }).await.unwrap();
     deliver(&*sink, event(0, 1)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_reads_only_what_it_is_told_to_and_from_where() {
+    let server = NatsServer::start().await;
+    let sink = sink(&server.url(), json!({}));
+    for thing in 0..3 {
+        deliver(&*sink, event(thing, 1)).await;
+    }
+    let filter = json!({ "filter_subjects": ["s.*.t1"] });
+    let mut reader = Reader::start(source(&server.url(), filter), 8);
+    assert_eq!(identify(&reader.read().await), (1, 1));
+    deliver(&*sink, event(2, 2)).await;
+    deliver(&*sink, event(1, 2)).await;
+    assert_eq!(identify(&reader.read().await), (1, 2));
+    reader.stop().await;
+
+    let mut reader = Reader::start(source(&server.url(), json!({ "durable": "new", "start": "new" })), 8);
+    let jetstream = server.jetstream().await;
+    let there = async || {
+        let found: Result<jetstream::consumer::PullConsumer, _> =
+            jetstream.get_consumer_from_stream("new", STREAM).await;
+        found.is_ok()
+    };
+    wait_until("the consumer to be there", secs(5), there).await;
+    deliver(&*sink, event(0, 3)).await;
+    assert_eq!(identify(&reader.read().await), (0, 3));
+    reader.stop().await;
+}

@@ -4,6 +4,8 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use prometheus_streams_plugins::support::envelope::{self, Envelope, Limits};
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 
 use super::*;
 use crate::support::nats::NatsServer;
@@ -96,6 +98,53 @@ async fn a_rejected_event_is_a_dead_letter_with_its_reason_and_can_be_read_again
     let read = envelope::decode(letters[0].payload.clone(), &Limits::default()).unwrap();
     assert_eq!(identify(&read), (0, 1));
     reader.stop().await;
+}
+
+/// Publishes with these bytes as headers, as a client without manners would.
+async fn publish_raw(server: &NatsServer, headers: &[u8], payload: &[u8]) {
+    let mut connection = TcpStream::connect(server.address()).await.unwrap();
+    let (head, total) = (headers.len(), headers.len() + payload.len());
+    let mut bytes = b"CONNECT {\"verbose\":false,\"headers\":true}\r\n".to_vec();
+    bytes.extend(format!("HPUB s.j.hostile {head} {total}\r\n").bytes());
+    bytes.extend([headers, payload, b"\r\nPING\r\n"].concat());
+    connection.write_all(&bytes).await.unwrap();
+    let mut answer = String::new();
+    let mut lines = BufReader::new(connection);
+    while !answer.ends_with("PONG\r\n") {
+        assert!(lines.read_line(&mut answer).await.unwrap() > 0, "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_break_the_connection_are_found_and_removed() {
+    let server = NatsServer::start().await;
+    let jetstream = server.jetstream().await;
+    let sink = sink(&server.url(), json!({}));
+    let mut reader = Reader::start(source(&server.url(), json!({})), 8);
+    let poisons: [&[u8]; 4] = [
+        b"NATS/1.0\r\nX: a\rb\r\n\r\n",
+        b"NATS/1.0\r\nX: \xff\r\n\r\n",
+        b"NATS/1.0 409 Consumer Deleted\r\n\r\n",
+        b"NATS/1.0\r\nno colon\r\n\r\n",
+    ];
+    for (number, poison) in (1..).zip(poisons) {
+        deliver(&*sink, event(0, number)).await;
+        publish_raw(&server, poison, b"boom").await;
+        deliver(&*sink, event(1, number)).await;
+        let mut seen = std::collections::BTreeSet::new();
+        while seen.len() < 2 {
+            let (thing, read) = identify(&reader.read().await);
+            assert!(read <= number);
+            if read == number {
+                seen.insert(thing);
+            }
+        }
+        wait_until("all to be answered", secs(15), async || unacknowledged(&jetstream).await == 0).await;
+    }
+    reader.stop().await;
+    let letters = server.messages(&format!("{STREAM}_DLQ")).await;
+    assert_eq!(letters.len(), 4);
+    assert!(letters.iter().all(|letter| *letter.payload == *b"boom"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -133,13 +133,11 @@ impl Sink for NatsSink {
         match self.publish(event).await {
             Ok(()) => {
                 timer.observe_duration();
-                self.counts.published.inc();
                 self.well();
                 Ok(())
             }
             Err(failure) => {
                 timer.stop_and_discard();
-                self.counts.errors.inc();
                 self.unwell(&failure);
                 Err(failure.into())
             }
@@ -158,7 +156,7 @@ impl NatsSink {
     async fn publish(&self, mut event: Event) -> Result<(), Failure> {
         let subject = self.template.subject(&event.labels);
         let context = self.connection.jetstream().await.map_err(PublishError::from)?;
-        let stream_limit = self.stream.ready(context, Some(&subject)).await?;
+        let stream_limit = self.stream.ready(&context, Some(&subject)).await?;
         let limit = context.client().max_payload().min(stream_limit);
         let id = messages::id(&event);
         scrape::add_hop(&mut event.attributes, &self.identity, self.clock.now())?;
@@ -206,7 +204,7 @@ impl NatsSink {
     /// True when the stream is there.
     async fn look(&self) -> bool {
         let found = match self.connection.jetstream().await {
-            Ok(context) => self.stream.ready(context, None).await.map_err(Failure::from),
+            Ok(context) => self.stream.ready(&context, None).await.map_err(Failure::from),
             Err(error) => Err(Failure::Publish(error.into())),
         };
         match found {
@@ -293,8 +291,6 @@ impl From<Failure> for SendError {
 
 /// What is counted; the names are those of prometheus-streams 1.0 where it had the same thing.
 struct Counts {
-    published: IntCounter,
-    errors: IntCounter,
     duplicates: IntCounter,
     publish_seconds: Histogram,
     compress_seconds: Histogram,
@@ -306,8 +302,6 @@ impl Counts {
         let counter = |name, help| metrics.counters(name, help, NONE).with_label_values(NONE);
         let seconds = |name, help| metrics.seconds(name, help, NONE).with_label_values(NONE);
         Self {
-            published: counter("poller_published_count", "Events that a stream has acknowledged."),
-            errors: counter("poller_publish_errors", "Attempts to publish that failed."),
             duplicates: counter(
                 "nats_duplicates_total",
                 "Published events that the stream had already: second tries, and those of a second poller.",

@@ -10,7 +10,7 @@ use prometheus_streams_core::delivery::{Outcome, Receipt};
 use tokio::time::{MissedTickBehavior, interval_at, timeout};
 
 use super::consumer::Progress;
-use super::dead_letters::{DeadLetters, Reason};
+use super::dead_letters::{DeadLetters, Letter, Reason};
 use crate::support::nats::is_up;
 
 /// How long an answer may wait for its turn; while the connection is down the queue can be full.
@@ -28,10 +28,9 @@ pub(super) struct Ticket {
     client: Client,
     reply: Subject,
     progress: Arc<Progress>,
-    /// The subject that it was published to.
-    pub(super) subject: Subject,
+    subject: Subject,
     /// Its place in the stream.
-    pub(super) sequence: u64,
+    sequence: u64,
     /// How often it was delivered, this time included.
     pub(super) deliveries: u64,
     /// The data, as it came.
@@ -55,6 +54,11 @@ impl Ticket {
             deliveries,
             payload: message.payload,
         })
+    }
+
+    fn letter(&self) -> Letter<'_> {
+        let Self { sequence, deliveries, .. } = *self;
+        Letter { subject: &self.subject, sequence, deliveries, payload: &self.payload }
     }
 
     /// Still working on it. Says nothing while there is nobody to hear it.
@@ -95,7 +99,7 @@ impl Ticket {
 
 /// How outcomes become answers.
 pub(super) struct Answers {
-    dead_letters: DeadLetters,
+    pub(super) dead_letters: DeadLetters,
 }
 
 impl Answers {
@@ -127,12 +131,9 @@ impl Answers {
 
     /// Moves a message to the dead letters. It leaves the stream only when it has arrived there.
     pub(super) async fn bury(&self, ticket: &Ticket, kind: Reason, reason: &str) {
-        match self.dead_letters.put(ticket, kind, reason).await {
+        match self.dead_letters.put(&ticket.letter(), kind, reason).await {
             Ok(()) => ticket.done(AckKind::Term).await,
-            Err(error) => {
-                tracing::warn!(sequence = ticket.sequence, reason, %error, "cannot dead-letter a bad message");
-                ticket.again().await;
-            }
+            Err(_) => ticket.again().await,
         }
     }
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::NatsSourceConfig;
-use crate::support::nats::api::{self, ApiError, ConsumerInfo, StreamInfo};
+use crate::support::nats::api::{self, ApiError, ConsumerConfig, ConsumerInfo, StreamInfo};
 
 /// Messages that are not done with, of which the place is remembered.
 const MOST_OPEN: usize = 1 << 16;
@@ -78,6 +78,10 @@ pub(super) enum ConsumerError {
     NotCreated { stream: String, name: String, source: ApiError },
     #[error("consumer {name} of stream {stream} exists, but is not a pull consumer with explicit acks")]
     WrongKind { stream: String, name: String },
+    #[error(
+        "consumer {name} of stream {stream} exists with other filter_subjects; delete it, or use another `durable`"
+    )]
+    OtherFilters { stream: String, name: String },
     #[error("more than one of filter_subjects needs nats-server 2.10; this one is {0}")]
     TooOld(String),
 }
@@ -87,7 +91,7 @@ pub(super) struct Durable {
     pub(super) stream: String,
     pub(super) name: String,
     config: Value,
-    filters: usize,
+    pub(super) filters: Vec<String>,
     start: Start,
     clock: Arc<dyn Clock>,
     /// When the stream was created that we read from; another time is another stream.
@@ -117,7 +121,7 @@ impl Durable {
             stream: settings.stream.clone(),
             name,
             config,
-            filters: settings.filter_subjects.len(),
+            filters: settings.filter_subjects.clone(),
             start: settings.start,
             clock,
             created: None,
@@ -151,6 +155,9 @@ impl Durable {
         };
         if info.config.ack_policy != "explicit" || info.config.deliver_subject.is_some() {
             return Err(ConsumerError::WrongKind { stream: self.stream.clone(), name: self.name.clone() });
+        }
+        if !self.filters.is_empty() && !same_filters(&self.filters, &info.config) {
+            return Err(ConsumerError::OtherFilters { stream: self.stream.clone(), name: self.name.clone() });
         }
         self.existed = true;
         self.created = stream.map(|stream| stream.created);
@@ -189,7 +196,7 @@ impl Durable {
         stream: Option<&StreamInfo>,
     ) -> Result<ConsumerInfo, ConsumerError> {
         let server = context.client().server_info().version;
-        if self.filters > 1 && !context.client().is_server_compatible(2, 10, 0) {
+        if self.filters.len() > 1 && !context.client().is_server_compatible(2, 10, 0) {
             return Err(ConsumerError::TooOld(server));
         }
         let mut config = self.config.clone();
@@ -232,6 +239,12 @@ impl Durable {
     }
 }
 
+fn same_filters(wanted: &[String], config: &ConsumerConfig) -> bool {
+    let one = std::slice::from_ref(&config.filter_subject);
+    let has = if config.filter_subjects.is_empty() { one } else { &config.filter_subjects };
+    wanted.len() == has.len() && wanted.iter().all(|filter| has.contains(filter))
+}
+
 /// Which messages of the stream are done with.
 #[derive(Debug, Default)]
 pub(super) struct Progress(Mutex<Seen>);
@@ -251,6 +264,11 @@ impl Progress {
             // The oldest has expired in the stream long ago.
             seen.open.pop_first();
         }
+    }
+
+    /// True when the message came and is not done with.
+    pub(super) fn is_open(&self, sequence: u64) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).open.contains(&sequence)
     }
 
     pub(super) fn done(&self, sequence: u64) {

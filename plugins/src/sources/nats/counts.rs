@@ -40,6 +40,7 @@ pub(super) struct Counts {
     dead_letters: IntCounterVec,
     lag: IntGaugeVec,
     transit: Histogram,
+    pub(super) decompress_seconds: Histogram,
     targets: Mutex<Targets>,
 }
 
@@ -64,6 +65,7 @@ impl Counts {
     pub(super) fn new(metrics: &Metrics, clock: Arc<dyn Clock>) -> Self {
         const NONE: &[&str] = &[];
         let counter = |name, help| metrics.counters(name, help, NONE).with_label_values(NONE);
+        let seconds = |name, help| metrics.seconds(name, help, NONE).with_label_values(NONE);
         let per_poller = |name, help| metrics.counters(name, help, &["poller"]);
         Self {
             clock,
@@ -90,13 +92,14 @@ impl Counts {
                 "Messages of the stream that are not acknowledged yet.",
                 &["stream", "consumer"],
             ),
-            transit: metrics
-                .seconds(
-                    "receiver_transit_seconds",
-                    "Time from publish to receipt, as far as the two clocks agree.",
-                    NONE,
-                )
-                .with_label_values(NONE),
+            transit: seconds(
+                "receiver_transit_seconds",
+                "Time from publish to receipt, as far as the two clocks agree.",
+            ),
+            decompress_seconds: seconds(
+                "receiver_decompress_time",
+                "Time to decompress and unpack an event.",
+            ),
             targets: Mutex::default(),
         }
     }

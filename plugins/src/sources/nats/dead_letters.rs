@@ -2,20 +2,21 @@
 //! and the data as it came, so that a person can look at it and publish it again.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
+use bytes::Bytes;
 use prometheus_streams_core::error::{BoxError, BuildError};
 use prometheus_streams_core::values::{Size, Span};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use super::answers::Ticket;
 use super::counts::Counts;
-use crate::support::envelope::EnvelopeError;
+use crate::support::envelope::{EnvelopeError, stable_hash};
 use crate::support::nats::publish::{Outgoing, PublishError};
 use crate::support::nats::{Connection, api, subject};
 
@@ -92,6 +93,18 @@ impl DeadLetterSettings {
     }
 }
 
+/// A message that goes to the dead letters.
+pub(super) struct Letter<'a> {
+    /// The subject that it was published to.
+    pub(super) subject: &'a str,
+    /// Its place in the stream.
+    pub(super) sequence: u64,
+    /// How often it was delivered.
+    pub(super) deliveries: u64,
+    /// The data, as it came.
+    pub(super) payload: &'a Bytes,
+}
+
 /// Why a message is a dead letter, as in the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
@@ -105,6 +118,8 @@ pub(super) enum Reason {
     Rejected,
     /// The other parts of its event never came.
     Incomplete,
+    /// Its headers or its subject would break the connection.
+    Poison,
 }
 
 impl Reason {
@@ -115,6 +130,7 @@ impl Reason {
             Self::TooLarge => "too_large",
             Self::Rejected => "rejected",
             Self::Incomplete => "incomplete",
+            Self::Poison => "poison",
         }
     }
 }
@@ -136,50 +152,62 @@ pub(super) struct DeadLetters {
     counts: Arc<Counts>,
     /// True while there is no reason to doubt that the stream is there.
     ready: Mutex<bool>,
+    /// True after a failure, so that a thousand of them are told once.
+    failing: AtomicBool,
 }
 
 impl DeadLetters {
     pub(super) fn new(settings: Checked, connection: Arc<Connection>, counts: Arc<Counts>) -> Self {
-        Self { settings, connection, counts, ready: Mutex::default() }
+        Self { settings, connection, counts, ready: Mutex::default(), failing: AtomicBool::new(false) }
     }
 
     /// Stores a message; returns when the stream has acknowledged it.
-    pub(super) async fn put(&self, ticket: &Ticket, kind: Reason, reason: &str) -> Result<(), BoxError> {
-        self.prepare().await?;
-        let context = self.connection.jetstream().await?;
-        let message = self.letter(ticket, reason, context.client().max_payload());
-        match self.connection.publish(message, PATIENCE).await {
-            Ok(_) => {
-                self.counts.dead_letter(kind);
-                Ok(())
-            }
+    pub(super) async fn put(&self, letter: &Letter<'_>, kind: Reason, reason: &str) -> Result<(), BoxError> {
+        let stored = self.store(letter, reason).await;
+        match &stored {
+            Ok(()) => self.counts.dead_letter(kind),
             Err(error) => {
-                if matches!(error, PublishError::NoStream(_)) {
-                    *self.ready.lock().await = false;
-                }
-                Err(error.into())
+                tracing::debug!(sequence = letter.sequence, reason, %error, "cannot dead-letter a message")
             }
         }
+        if let (false, Err(error)) = (self.failing.swap(stored.is_err(), Ordering::Relaxed), &stored) {
+            tracing::warn!(reason, %error, "cannot dead-letter a bad message; it stays and is tried again");
+        }
+        stored
     }
 
-    fn letter(&self, ticket: &Ticket, reason: &str, limit: usize) -> Outgoing {
+    async fn store(&self, letter: &Letter<'_>, reason: &str) -> Result<(), BoxError> {
+        self.prepare().await?;
+        let context = self.connection.jetstream().await?;
+        let message = self.outgoing(letter, reason, context.client().max_payload());
+        if let Err(error) = self.connection.publish(message, PATIENCE).await {
+            if matches!(error, PublishError::NoStream(_)) {
+                *self.ready.lock().await = false;
+            }
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    fn outgoing(&self, letter: &Letter<'_>, reason: &str, limit: usize) -> Outgoing {
         let Checked { origin, subject, config } = &self.settings;
         let mut headers = HeaderMap::new();
         headers.insert(REASON, text(reason));
-        headers.insert(SUBJECT, text(&ticket.subject));
+        headers.insert(SUBJECT, text(letter.subject));
         headers.insert(STREAM, text(origin));
-        headers.insert(SEQUENCE, ticket.sequence.to_string());
-        headers.insert(DELIVERIES, ticket.deliveries.to_string());
-        let room = limit.saturating_sub(HEADERS).min(ticket.payload.len());
-        if room < ticket.payload.len() {
-            headers.insert(LENGTH, ticket.payload.len().to_string());
+        headers.insert(SEQUENCE, letter.sequence.to_string());
+        headers.insert(DELIVERIES, letter.deliveries.to_string());
+        let room = limit.saturating_sub(HEADERS).min(letter.payload.len());
+        if room < letter.payload.len() {
+            headers.insert(LENGTH, letter.payload.len().to_string());
         }
         Outgoing {
             subject: subject.clone(),
             stream: config.name.clone(),
-            id: format!("{origin}/{}", ticket.sequence),
+            // A stream that was made again counts from 1 again, so the place alone is no identity.
+            id: format!("{origin}/{}/{:016x}", letter.sequence, stable_hash([&letter.payload[..]])),
             headers,
-            payload: ticket.payload.slice(..room),
+            payload: letter.payload.slice(..room),
         }
     }
 
@@ -188,10 +216,10 @@ impl DeadLetters {
         if !*ready {
             let context = self.connection.jetstream().await?;
             let config = &self.settings.config;
-            match api::stream_info(context, &config.name).await {
+            match api::stream_info(&context, &config.name).await {
                 Ok(_) => {}
                 Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => {
-                    api::create_stream(context, config).await.map_err(|error| {
+                    api::create_stream(&context, config).await.map_err(|error| {
                         format!("cannot create the dead-letter stream {}: {error}", config.name)
                     })?;
                 }

@@ -20,6 +20,7 @@ mod consumer;
 mod counts;
 mod dead_letters;
 mod parts;
+mod poison;
 mod pull;
 
 use std::sync::Arc;
@@ -126,6 +127,7 @@ impl SourceConfig for NatsSourceConfig {
             parts: Parts::default(),
             answers: Arc::new(Answers::new(dead_letters)),
             tasks: TaskTracker::new(),
+            has_read: false,
             health: cx.health.clone(),
             connection,
             counts,
@@ -166,6 +168,8 @@ struct NatsSource {
     answers: Arc<Answers>,
     /// One task for every open receipt.
     tasks: TaskTracker,
+    /// True once there was something to read from.
+    has_read: bool,
     health: Health,
     counts: Arc<Counts>,
 }
@@ -174,12 +178,13 @@ struct NatsSource {
 impl Source for NatsSource {
     async fn run(mut self: Box<Self>, out: Emitter, shutdown: CancellationToken) -> Result<(), BoxError> {
         self.health.degraded("connecting");
-        let client = self.connection.open().await?.client();
+        self.connection.open().await?;
         let mut link = self.connection.link();
         while !shutdown.is_cancelled() {
             link.mark_unchanged();
             match self.read(&out, &shutdown).await {
                 Ok(End::Shutdown) => break,
+                Ok(End::Disconnected) => self.health.degraded(self.connection.lost()),
                 Ok(End::Lost(reason)) => self.health.degraded(reason),
                 Err(error) => self.health.degraded(error),
             }
@@ -193,7 +198,7 @@ impl Source for NatsSource {
         self.tasks.close();
         self.tasks.wait().await;
         // What could not be sent is delivered again; there is nothing else to do about it.
-        let _ = timeout(FLUSH, client.flush()).await;
+        let _ = timeout(FLUSH, self.connection.open().await?.client().flush()).await;
         Ok(())
     }
 }

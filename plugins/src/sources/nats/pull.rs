@@ -50,7 +50,9 @@ const SHORTEST_REQUEST: Duration = Duration::from_millis(100);
 pub(super) enum End {
     /// The program ends.
     Shutdown,
-    /// The connection, the consumer or the stream was lost.
+    /// The connection was lost.
+    Disconnected,
+    /// The consumer or the stream was lost.
     Lost(String),
 }
 
@@ -81,9 +83,12 @@ impl NatsSource {
         out: &Emitter,
         shutdown: &CancellationToken,
     ) -> Result<End, BoxError> {
-        let connection = Arc::clone(&self.connection);
-        let context = connection.jetstream().await?;
+        let context = &self.connection.jetstream().await?;
         let config = self.durable.ensure(context).await?.config;
+        if std::mem::replace(&mut self.has_read, true) {
+            // Whatever ended the last reading may have been a message.
+            self.remove_poison(context).await?;
+        }
         self.health.ready();
         let sign_of_life = Duration::from_nanos(config.ack_wait.max(1_000_000_000)) / 3;
         let most = usize::try_from(config.max_batch).ok().filter(|most| *most > 0);
@@ -154,10 +159,10 @@ impl NatsSource {
                     Some(Heard::Heartbeat) => {}
                     Some(Heard::Done) => request.rest(session.shutdown).await,
                     Some(Heard::Lost(reason)) => return lost(&reason),
-                    None => return lost("the subscription has ended"),
+                    None => return Some(Stop::Ended(End::Disconnected)),
                 },
                 _ = link.changed() => if !is_up(&request.client) || *link.borrow_and_update() != Link::Up {
-                    return lost("the connection was lost");
+                    return Some(Stop::Ended(End::Disconnected));
                 },
                 () = sleep_until(request.heard + SILENCE) => return lost("the consumer has fallen silent"),
                 _ = session.signs.tick() => self.parts.tend(&self.answers).await,
@@ -185,7 +190,11 @@ impl NatsSource {
             Err(error) => (Err(error), vec![ticket]),
         };
         let (envelope, tickets) = unpacked;
-        match envelope.and_then(|envelope| envelope.open(&self.limits)) {
+        let event = {
+            let _timer = self.counts.decompress_seconds.start_timer();
+            envelope.and_then(|envelope| envelope.open(&self.limits))
+        };
+        match event {
             Ok(event) => {
                 if tickets.iter().all(|ticket| ticket.deliveries == 1) {
                     self.counts.event(&event);
@@ -287,9 +296,11 @@ impl Request {
 
     fn hear(&mut self, message: Message) -> Heard {
         self.heard = Instant::now();
-        match message.status {
+        // Anybody can write a status into a message; only those without a place in the stream are the server's.
+        let stored = message.reply.as_ref().is_some_and(|reply| reply.starts_with("$JS.ACK."));
+        match message.status.filter(|_| !stored) {
             None | Some(StatusCode::OK) => {
-                self.open -= 1;
+                self.open = self.open.saturating_sub(1);
                 Heard::Message(message)
             }
             Some(StatusCode::IDLE_HEARTBEAT) => Heard::Heartbeat,

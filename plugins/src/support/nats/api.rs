@@ -94,6 +94,12 @@ pub struct ConsumerConfig {
     /// Where a push consumer pushes; none for a pull consumer, which we need.
     #[serde(default)]
     pub deliver_subject: Option<String>,
+    /// The only subject that it delivers; none or empty for all.
+    #[serde(default)]
+    pub filter_subject: String,
+    /// The only subjects that it delivers, where there are several.
+    #[serde(default)]
+    pub filter_subjects: Vec<String>,
     /// The most messages that may be asked for at once; none or less than 1 for any number.
     #[serde(default)]
     pub max_batch: i64,
@@ -104,6 +110,26 @@ pub struct ConsumerConfig {
 pub struct SequencePair {
     /// The sequence in the stream.
     pub stream_seq: u64,
+}
+
+/// A message as the stream holds it; reading it so does not depend on what is in its headers.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct StoredMessage {
+    /// The subject that it was published to.
+    pub subject: String,
+    /// Its place in the stream.
+    pub seq: u64,
+    /// Its headers as they came, base64; empty for none.
+    #[serde(default)]
+    pub hdrs: String,
+    /// Its data, base64; empty for none.
+    #[serde(default)]
+    pub data: String,
+}
+
+#[derive(Deserialize)]
+struct Stored {
+    message: StoredMessage,
 }
 
 #[derive(Deserialize)]
@@ -154,6 +180,24 @@ pub async fn create_consumer(
 /// There is none, or JetStream cannot be asked.
 pub async fn delete_consumer(context: &Context, stream: &str, name: &str) -> Result<(), ApiError> {
     request::<Done>(context, format!("CONSUMER.DELETE.{stream}.{name}"), &json!({})).await.map(drop)
+}
+
+/// The message at `sequence` of `stream`.
+///
+/// # Errors
+/// There is none ([`ErrorCode::NO_MESSAGE_FOUND`]), or JetStream cannot be asked.
+pub async fn message(context: &Context, stream: &str, sequence: u64) -> Result<StoredMessage, ApiError> {
+    let subject = format!("STREAM.MSG.GET.{stream}");
+    request::<Stored>(context, subject, &json!({ "seq": sequence })).await.map(|stored| stored.message)
+}
+
+/// Deletes the message at `sequence` of `stream`.
+///
+/// # Errors
+/// There is none, the stream does not let its messages be deleted, or JetStream cannot be asked.
+pub async fn delete_message(context: &Context, stream: &str, sequence: u64) -> Result<(), ApiError> {
+    let payload = json!({ "seq": sequence, "no_erase": true });
+    request::<Done>(context, format!("STREAM.MSG.DELETE.{stream}"), &payload).await.map(drop)
 }
 
 async fn request<T: DeserializeOwned>(

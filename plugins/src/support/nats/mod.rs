@@ -16,8 +16,9 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::{Client, ConnectOptions, Event};
 use prometheus_streams_core::error::BoxError;
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::{RwLock, watch};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use settings::nats_settings;
 pub use settings::{ConnectionSettings, Endpoint};
@@ -61,7 +62,14 @@ pub struct Connection {
     link: watch::Sender<Link>,
     complaint: Arc<Mutex<Option<String>>>,
     watchdog: publish::Watchdog,
-    context: OnceCell<Context>,
+    client: RwLock<Option<Live>>,
+}
+
+/// A client, and how to see that it has ended. It never should, but a header that its parser does not
+/// expect can end it.
+struct Live {
+    context: Context,
+    ended: CancellationToken,
 }
 
 impl Connection {
@@ -75,7 +83,7 @@ impl Connection {
             link,
             complaint: Arc::default(),
             watchdog: publish::Watchdog::default(),
-            context: OnceCell::new(),
+            client: RwLock::default(),
         }
     }
 
@@ -89,15 +97,29 @@ impl Connection {
     ///
     /// # Errors
     /// The TLS configuration cannot be used. Never that the broker is away.
-    pub async fn open(&self) -> Result<&Context, BoxError> {
-        self.context.get_or_try_init(|| self.connect()).await
+    pub async fn open(&self) -> Result<Context, BoxError> {
+        let living = |client: &Option<Live>| {
+            client.as_ref().filter(|live| !live.ended.is_cancelled()).map(|live| live.context.clone())
+        };
+        if let Some(context) = living(&*self.client.read().await) {
+            return Ok(context);
+        }
+        let mut client = self.client.write().await;
+        if let Some(context) = living(&client) {
+            return Ok(context);
+        }
+        if client.is_some() {
+            tracing::error!(servers = %self.servers, "the nats client has ended; starting another one");
+            self.link.send_replace(Link::Connecting(None));
+        }
+        Ok(client.insert(self.connect().await?).context.clone())
     }
 
     /// JetStream, if the connection is up. Waits only for the very first connect, and not for long.
     ///
     /// # Errors
     /// The connection is not up.
-    pub async fn jetstream(&self) -> Result<&Context, NotConnected> {
+    pub async fn jetstream(&self) -> Result<Context, NotConnected> {
         let context = self.open().await.map_err(|error| self.not_connected(error.to_string()))?;
         if is_up(&context.client()) {
             return Ok(context);
@@ -129,13 +151,17 @@ impl Connection {
         NotConnected { servers: Arc::clone(&self.servers), reason: reason.into() }
     }
 
-    async fn connect(&self) -> Result<Context, BoxError> {
-        let client = self.options().connect(self.endpoint.servers.clone()).await?;
-        Ok(ContextBuilder::new().timeout(REQUEST_TIMEOUT).api_prefix(&self.endpoint.api_prefix).build(client))
+    async fn connect(&self) -> Result<Live, BoxError> {
+        let ended = CancellationToken::new();
+        let client = self.options(ended.clone()).connect(self.endpoint.servers.clone()).await?;
+        let context = ContextBuilder::new().timeout(REQUEST_TIMEOUT).api_prefix(&self.endpoint.api_prefix);
+        Ok(Live { context: context.build(client), ended })
     }
 
-    fn options(&self) -> ConnectOptions {
+    fn options(&self, ended: CancellationToken) -> ConnectOptions {
         let endpoint = &self.endpoint;
+        // The client drops its event callback, and so this, when it ends.
+        let ended = ended.drop_guard();
         let (link, complaint) = (self.link.clone(), Arc::clone(&self.complaint));
         let auth = endpoint.auth.clone();
         let mut options =
@@ -147,6 +173,7 @@ impl Connection {
                 .request_timeout(Some(REQUEST_TIMEOUT))
                 .reconnect_delay_callback(reconnect_delay)
                 .event_callback(move |event| {
+                    let _alive = &ended;
                     note(&link, &complaint, event);
                     std::future::ready(())
                 });
@@ -192,7 +219,11 @@ fn note(link: &watch::Sender<Link>, complaint: &Mutex<Option<String>>, event: Ev
             *complaint.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
         Event::Disconnected => down("the connection was lost".to_owned()),
-        Event::ClientError(error) => down(error.to_string().trim_start_matches("nats: ").to_owned()),
+        Event::ClientError(error) => down(match error.to_string().trim_start_matches("nats: ") {
+            "IO error" => "it cannot be reached, or TLS with it fails".to_owned(),
+            "DNS error" => "its name cannot be resolved".to_owned(),
+            other => other.to_owned(),
+        }),
         Event::ServerError(error) => {
             let text = error.to_string();
             let before = complaint.lock().unwrap_or_else(PoisonError::into_inner).replace(text.clone());
