@@ -38,7 +38,7 @@ async fn a_broker_killed_again_and_again_loses_and_doubles_nothing() {
     tokio::join!(publishing, killing, read_all(&mut reader, everything));
     assert_eq!(server.messages(STREAM).await.len(), 400, "a retry was stored twice, or not at all");
     let jetstream = server.jetstream().await;
-    wait_until("all to be acknowledged", secs(10), async || unacknowledged(&jetstream).await == 0).await;
+    reader.settle(&jetstream).await;
     reader.stop().await;
 }
 

@@ -139,7 +139,7 @@ async fn messages_that_break_the_connection_are_found_and_removed() {
                 seen.insert(thing);
             }
         }
-        wait_until("all to be answered", secs(15), async || unacknowledged(&jetstream).await == 0).await;
+        reader.settle(&jetstream).await;
     }
     reader.stop().await;
     let letters = server.messages(&format!("{STREAM}_DLQ")).await;

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::wait::secs;
+use crate::support::wait::{secs, wait_until};
 
 const STREAM: &str = "S";
 const DURABLE: &str = "receiver";
@@ -103,6 +103,18 @@ impl Reader {
         let Delivery { event, acker } = self.next().await;
         acker.finish(Outcome::Delivered);
         event
+    }
+
+    /// Answers what comes until all is acknowledged: an acknowledgement that was lost with a connection
+    /// is asked for once more.
+    async fn settle(&mut self, jetstream: &jetstream::Context) {
+        let settled = async || {
+            while let Some(delivery) = self.inlet.try_next() {
+                delivery.acker.finish(Outcome::Delivered);
+            }
+            unacknowledged(jetstream).await == 0
+        };
+        wait_until("all to be acknowledged", secs(15), settled).await;
     }
 
     async fn stop(self) {
