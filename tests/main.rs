@@ -11,6 +11,7 @@ mod faults;
 mod hostile;
 mod kills;
 mod laws;
+mod local_stream;
 mod nats;
 mod parts;
 mod push_gateway;

@@ -25,9 +25,10 @@ struct Lane {
     open: usize,
     /// Records to send when the lane is free: those that failed, and those behind them.
     waiting: BTreeSet<u64>,
-    /// Failures since the last success.
+    /// True when one of those that are or were open has failed.
+    failed: bool,
+    /// How often the lane came to rest after a failure, since the last success.
     failures: u32,
-    ready_at: Option<Instant>,
 }
 
 impl Lanes {
@@ -52,20 +53,17 @@ impl Lanes {
     pub fn done(&mut self, labels: &Labels, now: Instant) {
         if let Some(lane) = self.lanes.get_mut(labels) {
             lane.failures = 0;
-            lane.ready_at = Some(now);
         }
-        self.release(labels);
+        self.release(labels, now);
     }
 
     /// Notes that a record must be sent again.
     pub fn failed(&mut self, labels: &Labels, sequence: u64, now: Instant) {
         if let Some(lane) = self.lanes.get_mut(labels) {
-            let pause = self.pause.saturating_mul(1 << lane.failures.min(16)).min(LONGEST_PAUSE);
-            lane.failures = lane.failures.saturating_add(1);
-            lane.ready_at = Some(now + pause);
+            lane.failed = true;
             self.waiting += usize::from(lane.waiting.insert(sequence));
         }
-        self.release(labels);
+        self.release(labels, now);
     }
 
     /// The next record that waits and may be sent; it counts as sent.
@@ -93,8 +91,9 @@ impl Lanes {
         self.waiting
     }
 
-    /// One record less is open. A lane in which all are answered sends what waits, one by one.
-    fn release(&mut self, labels: &Labels) {
+    /// One record less is open. A lane in which all are answered sends what waits, one by one; after
+    /// a failure it rests first, however many failed together.
+    fn release(&mut self, labels: &Labels, now: Instant) {
         let Some(lane) = self.lanes.get_mut(labels) else { return };
         lane.open = lane.open.saturating_sub(1);
         if lane.open > 0 {
@@ -102,9 +101,14 @@ impl Lanes {
         }
         if lane.waiting.is_empty() {
             self.lanes.remove(labels);
-        } else if let Some(at) = lane.ready_at.take() {
-            self.due.insert((at, labels.clone()));
+            return;
         }
+        let mut pause = Duration::ZERO;
+        if std::mem::take(&mut lane.failed) {
+            pause = self.pause.saturating_mul(1 << lane.failures.min(16)).min(LONGEST_PAUSE);
+            lane.failures = lane.failures.saturating_add(1);
+        }
+        self.due.insert((now + pause, labels.clone()));
     }
 }
 
@@ -129,9 +133,9 @@ mod tests {
 
         // The one that was open already fails as well, and takes its place between the others.
         lanes.failed(&a, 2, now);
-        let due = now + 2 * PAUSE;
-        assert_eq!(lanes.due(), Some(due));
-        assert_eq!(lanes.next(now + PAUSE), None);
+        let due = now + PAUSE;
+        assert_eq!(lanes.due(), Some(due), "two that failed together count as one");
+        assert_eq!(lanes.next(now), None);
         for sequence in [1, 2, 3] {
             assert_eq!(lanes.next(due), Some((a.clone(), sequence)));
             assert_eq!(lanes.next(due), None, "two records of one lane at once");
