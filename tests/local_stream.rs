@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use prometheus_streams_core::delivery::{Delivery, Outcome};
 use prometheus_streams_core::event::Event;
-use prometheus_streams_core::stage::{Sink, SinkConfig, Source, SourceConfig};
+use prometheus_streams_core::stage::{Sink, SinkConfig, SourceConfig};
 use prometheus_streams_core::testing::{context, pipe};
 use prometheus_streams_plugins::sinks::local_stream::LocalStreamSinkConfig;
 use prometheus_streams_plugins::sources::local_stream::LocalStreamSourceConfig;
@@ -34,10 +34,10 @@ struct Said {
 impl Said {
     /// Reads what a life says, and kills it as soon as it has said `lines` lines.
     fn listen(&mut self, mut child: Child, lines: u64) {
-        let mut output = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let output = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         let mut left = lines;
         // What is in the pipe when the program is killed was said before, so it counts.
-        while let Some(line) = output.next() {
+        for line in output {
             match line.split_once(' ').map(|(what, number)| (what, number.parse().ok())) {
                 Some(("a", Some(number))) => drop(self.confirmed.insert(number)),
                 Some(("d", Some(number))) => self.delivered.push(number),
