@@ -1,6 +1,7 @@
 //! The errors that somebody branches on: [`SendError`] says whether a second try helps, and
 //! [`BuildError`] and [`ConfigError`] carry every mistake of a configuration with its place.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -73,7 +74,37 @@ impl fmt::Display for Problem {
                 write!(f, "{place}: ")?;
             }
         }
-        f.write_str(&self.message)
+        f.write_str(&without_credentials(&self.message))
+    }
+}
+
+/// A message without the credentials of the addresses that it quotes. Whoever puts a password into a URL
+/// and mistypes it, or puts it where it does not belong, must not find it in a log.
+fn without_credentials(message: &str) -> String {
+    let mut shown = String::with_capacity(message.len());
+    let mut rest = message;
+    while let Some((before, after)) = rest.split_once('"') {
+        let mut escaped = false;
+        let end = after.find(|c| {
+            let closes = c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            closes
+        });
+        let (quoted, after) = after.split_at(end.unwrap_or(after.len()));
+        shown.extend([before, "\"", &hide_login(quoted), if end.is_some() { "\"" } else { "" }]);
+        rest = after.strip_prefix('"').unwrap_or(after);
+    }
+    shown + rest
+}
+
+/// `nats://user:password@host` as `nats://<hidden>@host`.
+fn hide_login(text: &str) -> Cow<'_, str> {
+    let (scheme, rest) = text.split_at(text.find("://").map_or(0, |at| at + 3));
+    match rest.rsplit_once('@') {
+        Some((login, host)) if !scheme.is_empty() || login.contains(':') => {
+            format!("{scheme}<hidden>@{host}").into()
+        }
+        _ => text.into(),
     }
 }
 
@@ -180,5 +211,22 @@ pub(crate) fn join_path(prefix: &str, rest: &str) -> String {
         format!("{prefix}{rest}")
     } else {
         format!("{prefix}.{rest}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_message_shows_the_credentials_of_an_address() {
+        for (message, shown) in [
+            (r#""http://u:p@h:99999/m" is no URL"#, r#""http://<hidden>@h:99999/m" is no URL"#),
+            (r#"string "nats://token@h", expected a list"#, r#"string "nats://<hidden>@h", expected a list"#),
+            (r#""u:p@h:1" and "http://u:p/q\"@r@h"#, r#""<hidden>@h:1" and "http://<hidden>@h"#),
+            (r#""a@b" is not "http://h:1/" at 5:3"#, r#""a@b" is not "http://h:1/" at 5:3"#),
+        ] {
+            assert_eq!(BuildError::at("urls[0]", message).to_string(), format!("urls[0]: {shown}"));
+        }
     }
 }
