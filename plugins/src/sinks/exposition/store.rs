@@ -15,6 +15,9 @@ use super::page::Page;
 /// As many families as are named in the log for their conflicts.
 const MOST_WARNINGS: usize = 1000;
 
+/// A clock that goes back by less than this is being corrected and has not jumped.
+const MOST_SKEW: Duration = Duration::from_secs(60);
+
 /// A target came that the page has no room for.
 #[derive(Debug, thiserror::Error)]
 #[error("the page holds {0} targets already; raise `max_targets` to hold more")]
@@ -56,8 +59,8 @@ impl Store {
 
     /// Whether a scrape of that time would come onto the page: it is not too old, and no newer one is there.
     pub(super) fn wants(&self, labels: &Labels, timestamp: SystemTime) -> bool {
-        let is_newest = |known: &Arc<Entry>| known.timestamp <= timestamp;
-        !self.is_expired(timestamp) && self.lock().by_labels.get(labels).is_none_or(is_newest)
+        !self.is_expired(timestamp)
+            && self.lock().by_labels.get(labels).is_none_or(|known| !self.is_held_back(known, timestamp))
     }
 
     /// Puts a scrape in the place of the one before, unless that is newer.
@@ -66,7 +69,7 @@ impl Store {
         entry.timestamp = entry.timestamp.min(self.clock.now());
         let mut targets = self.lock();
         if let Some(known) = targets.by_labels.get_mut(&labels) {
-            if known.timestamp <= entry.timestamp {
+            if !self.is_held_back(known, entry.timestamp) {
                 entry.rank = known.rank;
                 *known = Arc::new(entry);
             }
@@ -120,12 +123,23 @@ impl Store {
         }
     }
 
+    /// Whether what is known of a target is newer than `timestamp`.
+    fn is_held_back(&self, known: &Entry, timestamp: SystemTime) -> bool {
+        known.timestamp > timestamp && !self.is_ahead(known)
+    }
+
+    /// Whether a scrape came before our clock was set back, for nothing is put here from the future. It
+    /// would hold back what is newer, and never expire, until the clock has caught up.
+    fn is_ahead(&self, known: &Entry) -> bool {
+        known.timestamp.duration_since(self.clock.now()).is_ok_and(|ahead| ahead > MOST_SKEW)
+    }
+
     fn is_expired(&self, timestamp: SystemTime) -> bool {
         self.clock.now().duration_since(timestamp).is_ok_and(|age| age > self.expire_after)
     }
 
     fn drop_expired(&self, targets: &mut Targets) {
-        targets.by_labels.retain(|_, entry| !self.is_expired(entry.timestamp));
+        targets.by_labels.retain(|_, entry| !self.is_expired(entry.timestamp) && !self.is_ahead(entry));
         self.count(targets);
     }
 

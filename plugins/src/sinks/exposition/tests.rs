@@ -160,6 +160,25 @@ async fn a_clock_that_runs_ahead_earns_nothing() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_set_back_silences_nobody() {
+    let bench = Bench::new(config());
+    let before = bench.clock.now();
+    bench.advance(3_600);
+    bench.send("a", "x 1\n").await.unwrap();
+    bench.send("gone", "x 1\n").await.unwrap();
+    bench.clock.set(before);
+    bench.send("a", "x 2\n").await.unwrap();
+    assert_eq!(bench.samples(), ["up{instance=\"a\",job=\"j\"} 1", "x{instance=\"a\",job=\"j\"} 2"]);
+    // A correction is no jump, and what comes once more stays behind what is newer.
+    let late = bench.event("a", "x 0\n");
+    bench.advance(30);
+    bench.send("a", "x 3\n").await.unwrap();
+    bench.clock.set(before);
+    bench.sink.send(late).await.unwrap();
+    assert_eq!(bench.samples()[1], "x{instance=\"a\",job=\"j\"} 3");
+}
+
+#[tokio::test]
 async fn one_target_too_many_is_rejected_until_there_is_room() {
     let bench = Bench::new(ExpositionConfig { max_targets: 1, ..config() });
     bench.send("a", "x 1\n").await.unwrap();
