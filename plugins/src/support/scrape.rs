@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_streams_core::event::{Attributes, Event, Labels};
 
+use crate::exposition::is_plain_label_name;
+
 /// Why the scrape failed, for a person. Present on failed scrapes only; their body is empty.
 pub const ERROR: &str = "error";
 /// How long the scrape took, in seconds with a fraction.
@@ -49,6 +51,12 @@ pub fn number(attributes: &Attributes, name: &str) -> Option<u64> {
 /// The value of a label, or an empty text.
 pub fn label<'a>(labels: &'a Labels, name: &str) -> &'a str {
     labels.get(name).unwrap_or_default()
+}
+
+/// Whether a target may have a label of this name: letters, digits and `_`, no digit first, and no `__` first,
+/// which Prometheus keeps for itself.
+pub fn is_label_name(name: &str) -> bool {
+    is_plain_label_name(name) && !name.starts_with("__")
 }
 
 /// Milliseconds since 1970; 0 for times before.

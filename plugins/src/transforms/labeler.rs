@@ -23,6 +23,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize};
 
+use crate::exposition::is_plain_label_name;
+
 /// Renames, adds and drops labels, in this order. Label names are those of Prometheus:
 /// `[a-zA-Z_][a-zA-Z0-9_]*`, and not `__` at the start.
 ///
@@ -182,7 +184,7 @@ impl Template {
             }
             let inside = at.strip_prefix('{').ok_or("a } closes nothing; write }} for a brace")?;
             let (name, after) = inside.split_once('}').ok_or("a { is never closed; write {{ for a brace")?;
-            if !is_label_name(name) {
+            if !is_plain_label_name(name) {
                 return Err(format!("{{{name}}} does not name a label; write {{{{ for a brace"));
             }
             parts.extend((!plain.is_empty()).then(|| Part::Text(std::mem::take(&mut plain))));
@@ -218,14 +220,9 @@ fn check_renames(rename: &BTreeMap<String, String>, problems: &mut BuildError) {
 fn check_name(path: &str, name: &str, problems: &mut BuildError) {
     if name.starts_with("__") {
         problems.add(path, format!("{name:?} begins with __, which Prometheus keeps for itself"));
-    } else if !is_label_name(name) {
+    } else if !is_plain_label_name(name) {
         problems.add(path, format!("{name:?} is not a label name: letters, digits and _, no digit first"));
     }
-}
-
-fn is_label_name(name: &str) -> bool {
-    let starts_well = !name.starts_with(|first: char| first.is_ascii_digit());
-    starts_well && !name.is_empty() && name.bytes().all(|byte| byte == b'_' || byte.is_ascii_alphanumeric())
 }
 
 #[cfg(test)]

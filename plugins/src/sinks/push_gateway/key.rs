@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use prometheus_streams_core::event::Labels;
 
-use crate::support::scrape::JOB;
+use crate::support::scrape::{JOB, is_label_name};
 
 /// The labels of one event, divided into those that name its group and the rest.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,14 +55,6 @@ impl<'a> GroupingKey<'a> {
     pub(super) fn groups_by(&self, name: &str) -> bool {
         self.grouped.iter().any(|(own, _)| *own == name)
     }
-}
-
-/// Whether every gateway takes `name` as a label of a group.
-pub(super) fn is_label_name(name: &str) -> bool {
-    let mut bytes = name.bytes();
-    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
-        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        && !name.starts_with("__")
 }
 
 fn path(labels: &[(&str, &str)]) -> String {

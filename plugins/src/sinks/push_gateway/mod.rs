@@ -144,7 +144,7 @@ impl SinkConfig for PushGatewayConfig {
 fn check_grouping(grouping: &[String], problems: &mut BuildError) {
     let mut seen = BTreeSet::new();
     for (index, name) in grouping.iter().enumerate() {
-        if !key::is_label_name(name) {
+        if !scrape::is_label_name(name) {
             let message = format!("{name:?} is not a label name: letters, digits and _, without __ in front");
             problems.add(format!("grouping[{index}]"), message);
         } else if !seen.insert(name) {

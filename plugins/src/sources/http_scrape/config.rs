@@ -19,7 +19,7 @@ use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use super::schedule::Rhythm;
 use super::scraper::Target;
 use crate::support::http::{Auth, BasicAuth, Endpoint, HttpClient, Limits};
-use crate::support::scrape::{INSTANCE, JOB, PUBLISHER};
+use crate::support::scrape::{INSTANCE, JOB, PUBLISHER, is_label_name};
 use crate::support::tls::TlsSettings;
 
 /// As Prometheus has them.
@@ -110,6 +110,9 @@ pub struct TargetSettings {
     /// As above, for this target.
     #[serde(default)]
     pub timeout: Option<Span>,
+    /// User name and password for this target, instead of what its job has.
+    #[serde(default)]
+    pub basic_auth: Option<BasicAuth>,
 }
 
 /// A target as it stands in a list: a bare URL, or a map.
@@ -124,7 +127,7 @@ impl<'de> Deserialize<'de> for TargetEntry {
             type Value = TargetEntry;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a URL, or a map with url, name, labels, interval, timeout")
+                f.write_str("a URL, or a map with url, name, labels, interval, timeout, basic_auth")
             }
 
             fn visit_str<E: Error>(self, url: &str) -> Result<TargetEntry, E> {
@@ -253,7 +256,7 @@ impl JobSettings {
                 uri: target.endpoint.uri,
                 limits: Limits { timeout: target.pace.timeout_within_slot(), max_body, redirects },
                 client: client.clone(),
-                auth: auth.clone(),
+                auth: target.auth.or_else(|| auth.clone()),
                 fallback_content_type: self.fallback_content_type.clone(),
             }
         });
@@ -293,6 +296,7 @@ struct Checked<'a> {
     endpoint: Endpoint,
     instance: String,
     pace: Pace,
+    auth: Option<Arc<Auth>>,
     own_labels: &'a BTreeMap<String, String>,
 }
 
@@ -301,13 +305,14 @@ impl TargetSettings {
         let mut problems = BuildError::default();
         let endpoint = problems.take("url", Endpoint::parse(&self.url));
         let pace = problems.take("", pace.refine(self.interval, self.timeout));
+        let auth = problems.take("", Auth::from_keys(self.basic_auth.clone(), None, None));
         problems.take("labels", check_labels(&self.labels));
         if self.name.as_ref().is_some_and(|name| name.trim().is_empty()) {
             problems.add("name", "must not be empty; without it host and port of the URL are the name");
         }
-        let (Some(endpoint), Some(pace)) = (endpoint, pace) else { return Err(problems) };
+        let (Some(endpoint), Some(pace), Some(auth)) = (endpoint, pace, auth) else { return Err(problems) };
         let instance = self.name.clone().unwrap_or_else(|| endpoint.authority.clone());
-        problems.or(Checked { endpoint, instance, pace, own_labels: &self.labels })
+        problems.or(Checked { endpoint, instance, pace, auth: auth.map(Arc::new), own_labels: &self.labels })
     }
 }
 
@@ -345,11 +350,4 @@ fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), BuildError> {
         }
     }
     problems.or(())
-}
-
-fn is_label_name(name: &str) -> bool {
-    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-        && !name.starts_with(|first: char| first.is_ascii_digit())
-        && !name.starts_with("__")
-        && !name.is_empty()
 }

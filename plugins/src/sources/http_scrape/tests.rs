@@ -145,6 +145,20 @@ async fn the_request_is_that_of_prometheus() {
     rig.stop().await;
 }
 
+#[tokio::test]
+async fn a_target_may_have_credentials_of_its_own() {
+    let server = TestServer::start(|_| Answer::ok("")).await;
+    let config = json!({ "interval": "1s", "jobs": { "j": {
+        "targets": [{ "url": url(&server), "basic_auth": { "username": "me", "password": "pw" } }],
+        "bearer_token": "of the job",
+    }}});
+    let mut rig = Rig::start(config);
+    rig.event().await;
+    let request = server.requests().remove(0).to_lowercase();
+    assert!(request.lines().any(|line| line == "authorization: basic bwu6chc="), "{request}");
+    rig.stop().await;
+}
+
 /// The event of a target that answers so.
 async fn event_of(answer: Answer) -> Event {
     let server = TestServer::start(move |_| answer.clone()).await;
