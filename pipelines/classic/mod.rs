@@ -4,6 +4,7 @@
 //! other configuration. Mistakes that show only then are told in the words of the classic file.
 
 mod file;
+mod login;
 mod translate;
 
 use std::fmt::Write;

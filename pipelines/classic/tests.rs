@@ -112,6 +112,53 @@ fn every_key_is_understood() {
 }
 
 #[test]
+fn users_in_addresses_get_keys_of_their_own() {
+    let text = "\
+scrape_interval: 60s
+jobs: { a: { targets: [ { url: 'http://me:p%21@db1:9100/m' }, { url: 'http://db2:9100/m' } ] } }
+poller_stream: { urls: 'nats://s3cret@h1, nats://h2', topic: t }
+receiver_stream: { urls: 'u:p@h1, nats://u:p@h2', topic: t }
+push_gateway: { url: 'http://me:p@gw:9091' }
+";
+    let translation = translated(text, None).unwrap();
+    let tree: Value = serde_yaml::from_str(&translation.yaml).unwrap();
+    let (poller, receiver) = (&tree["pipelines"]["poller"], &tree["pipelines"]["receiver"]);
+    let targets = serde_json::json!([
+        { "url": "http://db1:9100/m", "basic_auth": { "username": "me", "password": "p!" } },
+        { "url": "http://db2:9100/m" },
+    ]);
+    assert_eq!(poller["source"]["jobs"]["a"]["targets"], targets);
+    let (sink, source) = (&poller["sinks"][0], &receiver["source"]);
+    assert_eq!(
+        (&sink["urls"], &sink["token"]),
+        (&serde_json::json!(["nats://h1", "nats://h2"]), &"s3cret".into())
+    );
+    assert_eq!((&source["user"], &source["password"]), (&"u".into(), &"p".into()));
+    assert_eq!(receiver["sinks"][0]["url"], "http://gw:9091");
+    assert_eq!(receiver["sinks"][0]["basic_auth"]["username"], "me");
+    let paths: Vec<_> = translation.notes.iter().map(|note| note.path.as_str()).collect();
+    assert_eq!(
+        paths,
+        ["jobs.a.targets[0].url", "poller_stream.urls", "receiver_stream.urls", "push_gateway.url"]
+    );
+
+    let found = mistakes(&text.replace("nats://u:p@h2", "nats://u:q@h2"), Role::Receiver);
+    assert_eq!(found.len(), 1);
+    assert!(found[0].starts_with("classic.yaml: receiver_stream.urls: the servers have different users"));
+}
+
+#[test]
+fn a_job_that_gives_way_to_our_own_is_named() {
+    let text = SAMPLE
+        .replace("jobs:", "monitor_port: 1\njobs:\n  prometheus_streams: {targets: [{url: http://a:1}]}");
+    let translation = translated(&text, Some(Role::Poller)).unwrap();
+    assert!(
+        !translation.yaml.contains("http://a:1") && translation.yaml.contains("http://localhost:1/metrics")
+    );
+    assert!(translation.notes.iter().any(|note| note.path == "jobs.prometheus_streams"));
+}
+
+#[test]
 fn each_role_needs_only_its_own_keys() {
     let poller = "scrape_interval: 1s\njobs: {a: {targets: [{url: http://a:1}]}}\n\
         poller_stream: {urls: a, topic: t}";

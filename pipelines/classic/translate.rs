@@ -8,11 +8,19 @@ use prometheus_streams_core::error::BuildError;
 use prometheus_streams_core::values::Span;
 use serde_json::{Map, Value, json};
 
-use super::file::{ClassicFile, Stream, Text, Tls};
+use super::file::{ClassicFile, Stream, Target, Text, Tls};
+use super::login::{Address, Login};
 use super::{Note, Role};
 
 /// The stream keeps this much unless the receiver takes older scrapes; the sink's own default.
 const STREAM_MAX_AGE: Duration = Duration::from_secs(600);
+
+/// The job under which the classic program scrapes itself.
+const OWN_JOB: &str = "prometheus_streams";
+
+/// What to say where a user stands in an address.
+const LOGIN_MOVED: &str =
+    "user and password have keys of their own now; the password may stand in a file of its own";
 
 /// What a translation is made of.
 pub(super) struct Parts {
@@ -94,6 +102,9 @@ impl<'a> Translator<'a> {
             "sinks": [{
                 "type": "nats",
                 "urls": stream.urls,
+                "user": stream.user,
+                "password": stream.password,
+                "token": stream.token,
                 "stream": {
                     "name": stream.name,
                     "max_age": (max_age > STREAM_MAX_AGE).then_some(Span(max_age)),
@@ -110,7 +121,9 @@ impl<'a> Translator<'a> {
         self.place(&format!("{source}.durable"), "receiver_stream.client_id");
         self.place("pipelines.receiver.transforms[0].max_age", "max_age");
         self.place("pipelines.receiver.sinks[0]", "push_gateway");
-        let durable = stream.durable.unwrap_or_else(|| token(&format!("prometheus_streams_{}", self.host())));
+        self.place("pipelines.receiver.sinks[0].basic_auth", "push_gateway.url");
+        let durable =
+            stream.durable.unwrap_or_else(|| name_of(&format!("prometheus_streams_{}", self.host())));
         let max_age = self.file.max_age.filter(|seconds| *seconds > 0).map(Span::secs);
         let gateway = self.file.push_gateway.as_ref();
         let publisher_label = gateway.and_then(|gateway| gateway.publisher_label).is_some_and(|flag| flag.0);
@@ -118,6 +131,7 @@ impl<'a> Translator<'a> {
             Some(url) => url.0.clone(),
             None => self.missing("push_gateway.url", "where scrapes go, as http://localhost:9091"),
         };
+        let (url, basic_auth) = self.basic_auth("push_gateway.url", &url);
         let transforms = [
             max_age.map(|max_age| json!({ "type": "age_filter", "max_age": max_age })),
             (!publisher_label).then(|| json!({ "type": "labeler", "drop": ["publisher"] })),
@@ -126,12 +140,15 @@ impl<'a> Translator<'a> {
             "source": {
                 "type": "nats",
                 "urls": stream.urls,
+                "user": stream.user,
+                "password": stream.password,
+                "token": stream.token,
                 "stream": stream.name,
                 "durable": durable,
                 "tls": stream.tls,
             },
             "transforms": transforms.into_iter().flatten().collect::<Vec<_>>(),
-            "sinks": [{ "type": "push_gateway", "url": url }],
+            "sinks": [{ "type": "push_gateway", "url": url, "basic_auth": basic_auth }],
         })
     }
 
@@ -157,21 +174,40 @@ impl<'a> Translator<'a> {
     fn jobs(&mut self) -> Map<String, Value> {
         let mut jobs = Map::new();
         for (name, job) in self.file.jobs.iter().flatten() {
-            let targets: Vec<_> = job.iter().filter_map(|job| job.targets.as_ref()).flatten().collect();
+            let targets = job.iter().filter_map(|job| job.targets.as_ref()).flatten().enumerate();
+            let targets: Vec<_> = targets
+                .map(|(index, target)| self.target(&format!("jobs.{name}.targets[{index}]"), target))
+                .collect();
             if targets.is_empty() {
                 self.note(&format!("jobs.{name}"), "the job has no targets");
                 continue;
             }
-            jobs.insert(
-                name.clone(),
-                json!({ "targets": targets.into_iter().map(target).collect::<Vec<_>>() }),
-            );
+            jobs.insert(name.clone(), json!({ "targets": targets }));
         }
         if let Some(port) = self.monitor_port() {
             let own = json!({ "name": self.host(), "url": format!("http://localhost:{port}/metrics") });
-            jobs.insert("prometheus_streams".to_owned(), json!({ "targets": [own] }));
+            if jobs.insert(OWN_JOB.to_owned(), json!({ "targets": [own] })).is_some() {
+                let text = "is the job of this program itself while there is a monitor_port; its targets are not scraped";
+                self.note(&format!("jobs.{OWN_JOB}"), text);
+            }
         }
         jobs
+    }
+
+    fn target(&mut self, path: &str, target: &Target) -> Value {
+        let name = target.name.as_ref().map(Text::as_str).filter(|name| !name.is_empty());
+        let (url, basic_auth) = self.basic_auth(&format!("{path}.url"), target.url.as_str());
+        json!({ "name": name, "url": url, "basic_auth": basic_auth })
+    }
+
+    /// An address of the web without the user in it, and that user.
+    fn basic_auth(&mut self, path: &str, url: &str) -> (String, Option<Value>) {
+        let Address { url, login } = Address::parse(url);
+        let basic_auth = login.map(|login| {
+            self.note(path, LOGIN_MOVED);
+            json!({ "username": login.user, "password": login.password })
+        });
+        (url, basic_auth)
     }
 
     /// `here` is where the stage stands in the tree, and `path` where the stream stands in the file.
@@ -181,14 +217,22 @@ impl<'a> Translator<'a> {
         };
         self.place(here, path);
         self.place(&format!("{here}.subject"), &format!("{path}.topic"));
-        let urls = self.urls(&format!("{path}.urls"), stream.urls.as_ref());
+        for key in ["user", "password", "token"] {
+            self.place(&format!("{here}.{key}"), &format!("{path}.urls"));
+        }
+        let (urls, login) = self.servers(&format!("{path}.urls"), stream.urls.as_ref());
+        let (user, password, token) = match login {
+            Some(Login { user, password: Some(password) }) => (Some(user), Some(password), None),
+            Some(Login { user, password: None }) => (None, None, Some(user)),
+            None => (None, None, None),
+        };
         let topic = match &stream.topic {
             Some(topic) => self.topic(&format!("{path}.topic"), topic.as_str()),
             None => self.missing(&format!("{path}.topic"), "the subject that scrapes travel under"),
         };
         let name = match &stream.stream {
             Some(name) => self.name(&format!("{path}.stream"), name.as_str()),
-            None => token(&topic.to_uppercase()),
+            None => name_of(&topic.to_uppercase()),
         };
         let durable =
             stream.client_id.as_ref().map(|id| self.name(&format!("{path}.client_id"), id.as_str()));
@@ -203,19 +247,31 @@ impl<'a> Translator<'a> {
             (None, Some(tls)) => Some(self.tls(&format!("{here}.tls"), "tls", tls)),
             (None, None) => None,
         };
-        Translated { urls, name, topic, durable, tls }
+        Translated { urls, user, password, token, name, topic, durable, tls }
     }
 
-    fn urls(&mut self, path: &str, urls: Option<&Text>) -> Vec<String> {
+    /// The servers, and the user for all of them.
+    fn servers(&mut self, path: &str, urls: Option<&Text>) -> (Vec<String>, Option<Login>) {
         let parts = urls.iter().flat_map(|urls| urls.0.split(',')).map(str::trim);
-        let urls: Vec<_> = parts
-            .filter(|url| !url.is_empty())
-            .map(|url| if url.contains("://") { url.to_owned() } else { format!("nats://{url}") })
-            .collect();
-        if urls.is_empty() {
+        let (mut servers, mut logins) = (Vec::new(), Vec::new());
+        for url in parts.filter(|url| !url.is_empty()) {
+            let scheme = if url.contains("://") { "" } else { "nats://" };
+            let Address { url, login } = Address::parse(&format!("{scheme}{url}"));
+            servers.push(url);
+            logins.extend(login);
+        }
+        logins.dedup();
+        match &logins[..] {
+            [] => {}
+            [_] => self.note(path, LOGIN_MOVED),
+            _ => {
+                self.problems.add(path, "the servers have different users; there can be one for all of them")
+            }
+        }
+        if servers.is_empty() {
             return self.missing(path, "where the NATS servers are, as nats://localhost:4222");
         }
-        urls
+        (servers, logins.pop())
     }
 
     /// A topic is the front of a subject.
@@ -229,7 +285,7 @@ impl<'a> Translator<'a> {
 
     /// The name of a stream or of a durable consumer.
     fn name(&mut self, path: &str, name: &str) -> String {
-        if name.is_empty() || token(name) != name {
+        if name.is_empty() || name_of(name) != name {
             self.problems.add(path, format!("{name:?} is not a name: no blanks and none of . * > / \\"));
         }
         name.to_owned()
@@ -307,19 +363,17 @@ impl<'a> Translator<'a> {
 #[derive(Default)]
 struct Translated {
     urls: Vec<String>,
+    user: Option<String>,
+    password: Option<String>,
+    token: Option<String>,
     name: String,
     topic: String,
     durable: Option<String>,
     tls: Option<Value>,
 }
 
-fn target(target: &super::file::Target) -> Value {
-    let name = target.name.as_ref().map(Text::as_str).filter(|name| !name.is_empty());
-    json!({ "name": name, "url": target.url.as_str() })
-}
-
 /// `text` with an underscore for everything that the name of a stream or consumer cannot have.
-fn token(text: &str) -> String {
+fn name_of(text: &str) -> String {
     let bad = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '.' | '*' | '>' | '/' | '\\');
     text.replace(bad, "_")
 }

@@ -17,6 +17,7 @@
 
 use async_trait::async_trait;
 use hyper::{Method, StatusCode, header};
+use percent_encoding::percent_decode_str;
 use prometheus::TextEncoder;
 use prometheus_streams_core::control::{Control, ControlError, PipelineState};
 use prometheus_streams_core::error::{BoxError, BuildError};
@@ -98,7 +99,8 @@ async fn handle(control: Control, read_only: bool, request: Request) -> Response
             json(&json!({ "pipelines": pipelines }))
         }),
         ["api", "v1", "pipelines", name, verb @ ("pause" | "resume" | "flip")] => {
-            change(&request, &Method::POST).unwrap_or_else(|| steer(&control, &decoded(name), verb))
+            change(&request, &Method::POST)
+                .unwrap_or_else(|| steer(&control, &percent_decode_str(name).decode_utf8_lossy(), verb))
         }
         ["api", "v1", "log-level"] => match change(&request, &Method::PUT) {
             Some(refusal) => refusal,
@@ -195,19 +197,6 @@ fn index(control: &Control) -> Response {
         links.join("\n"),
     );
     server::answer(StatusCode::OK, "text/html; charset=utf-8", body)
-}
-
-/// A part of a path, with `%20` and its kind as what they stand for.
-fn decoded(part: &str) -> String {
-    let (mut bytes, mut rest) = (Vec::with_capacity(part.len()), part.as_bytes());
-    while let Some((&first, after)) = rest.split_first() {
-        let digits =
-            after.get(..2).filter(|_| first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
-        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        bytes.push(byte.unwrap_or(first));
-        rest = if byte.is_some() { &after[2..] } else { after };
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn escaped(text: &str) -> String {
