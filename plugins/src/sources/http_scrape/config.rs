@@ -17,7 +17,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 use super::schedule::Rhythm;
-use super::scraper::Target;
+use super::scraper::{Target, is_metrics_format};
 use crate::support::http::{Auth, BasicAuth, Endpoint, HttpClient, Limits};
 use crate::support::scrape::{INSTANCE, JOB, PUBLISHER, is_label_name};
 use crate::support::tls::TlsSettings;
@@ -243,6 +243,9 @@ impl JobSettings {
         let auth = problems.take("", Auth::from_keys(keys.0, keys.1, keys.2)).flatten().map(Arc::new);
         let client = problems.take("tls", defaults.client(&self.tls));
         problems.take("labels", check_labels(&self.labels));
+        if self.fallback_content_type.as_deref().is_some_and(|fallback| !is_metrics_format(fallback)) {
+            problems.add("fallback_content_type", "is not that of a metrics format, as text/plain");
+        }
         let checked = problems.take("", self.check_targets(pace)).unwrap_or_default();
         let Some(client) = client else { return Err(problems) };
 

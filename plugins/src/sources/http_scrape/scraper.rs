@@ -99,8 +99,7 @@ impl Target {
     fn content_type(&self, headers: &HeaderMap) -> Result<Option<String>, ScrapeError> {
         let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(self.fallback_content_type.clone()) };
         let text = String::from_utf8_lossy(value.as_bytes());
-        let media_type = text.split(';').next().unwrap_or_default().trim();
-        if FORMATS.iter().any(|format| format.eq_ignore_ascii_case(media_type)) {
+        if is_metrics_format(&text) {
             return Ok(Some(text.into_owned()));
         }
         match &self.fallback_content_type {
@@ -108,4 +107,10 @@ impl Target {
             None => Err(ScrapeError::ContentType(text.chars().take(100).collect())),
         }
     }
+}
+
+/// Whether a `Content-Type` is that of a metrics format.
+pub(super) fn is_metrics_format(content_type: &str) -> bool {
+    let media_type = content_type.split(';').next().unwrap_or_default().trim();
+    FORMATS.iter().any(|format| format.eq_ignore_ascii_case(media_type))
 }
