@@ -119,9 +119,9 @@ impl Reader {
             if due.is_some_and(|due| due <= Instant::now()) {
                 return Ok(());
             }
-            let newest = usage.borrow_and_update().next;
             if waiting < MOST_WAITING {
-                if unread.records.is_empty() && unread.next != newest {
+                // A page in which all is answered is empty, and nothing tells when to read the next.
+                while unread.records.is_empty() && unread.next != usage.borrow_and_update().next {
                     self.read(unread).await?;
                 }
                 if !unread.records.is_empty() {

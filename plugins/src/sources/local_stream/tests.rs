@@ -122,6 +122,27 @@ async fn a_record_that_is_no_event_goes_to_the_dead_letters() {
 }
 
 #[tokio::test]
+async fn pages_in_which_all_is_answered_are_passed_over() {
+    let bench = Bench::new(1 << 24).await;
+    bench.append(0, 1).await;
+    for _ in 0..6 {
+        bench.store.append(vec![0; 600 << 10].into()).await.unwrap();
+    }
+    bench.append(1, 2).await;
+    let subscription = bench.store.subscribe("test").await.unwrap();
+    let first = subscription.floor();
+    (first + 1..first + 7).for_each(|sequence| subscription.answer(sequence));
+    subscription.save().await.unwrap();
+    drop(subscription);
+
+    let (mut inlet, ..) = bench.run();
+    let open = inlet.next().await.unwrap();
+    assert_eq!(identify(&open.event), (0, 1));
+    let second = tokio::time::timeout(Duration::from_secs(5), inlet.next()).await;
+    assert_eq!(identify(&second.expect("nothing comes any more").unwrap().event), (1, 2));
+}
+
+#[tokio::test]
 async fn what_leaves_the_stream_unread_or_unanswered_is_counted() {
     let bench = Bench::new(1_000).await;
     bench.append(0, 1).await;
