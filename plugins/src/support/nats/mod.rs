@@ -115,6 +115,16 @@ impl Connection {
         Ok(client.insert(self.connect().await?).context.clone())
     }
 
+    /// Gives the client up for another one, which the next use starts. Asked to connect again it would wait
+    /// until a connection that may be dead has taken its farewell, and it remembers for as long as it
+    /// lives whatever it was asked and did not have an answer to.
+    async fn renew(&self) {
+        if let Some(live) = self.client.write().await.take() {
+            live.ended.cancel();
+            self.link.send_replace(Link::Connecting(None));
+        }
+    }
+
     /// JetStream, if the connection is up. Waits only for the very first connect, and not for long.
     ///
     /// # Errors
@@ -161,7 +171,7 @@ impl Connection {
     fn options(&self, ended: CancellationToken) -> ConnectOptions {
         let endpoint = &self.endpoint;
         // The client drops its event callback, and so this, when it ends.
-        let ended = ended.drop_guard();
+        let (given_up, ended) = (ended.clone(), ended.drop_guard());
         let (link, complaint) = (self.link.clone(), Arc::clone(&self.complaint));
         let auth = endpoint.auth.clone();
         let mut options =
@@ -174,7 +184,9 @@ impl Connection {
                 .reconnect_delay_callback(reconnect_delay)
                 .event_callback(move |event| {
                     let _alive = &ended;
-                    note(&link, &complaint, event);
+                    if !given_up.is_cancelled() {
+                        note(&link, &complaint, event);
+                    }
                     std::future::ready(())
                 });
         if let Some(tls) = &endpoint.tls {

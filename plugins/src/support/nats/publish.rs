@@ -136,8 +136,7 @@ impl Connection {
                 RequestErrorKind::TimedOut => {
                     if self.watchdog.silent(patience) {
                         tracing::warn!(stream, "no acknowledgements; connecting to nats anew");
-                        // An error means that the client has ended, which it never does.
-                        let _ = client.force_reconnect().await;
+                        self.renew().await;
                     }
                     let hint = self.complaint().map(|text| format!("; the server said: {text}"));
                     Err(PublishError::Timeout { stream, after: patience, hint: hint.unwrap_or_default() })
