@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
 use serde_json::json;
 
@@ -75,6 +76,29 @@ async fn a_consumer_that_is_deleted_comes_back_where_it_was() {
         let back = async || consumer_info(&jetstream).await.is_some();
         wait_until("the consumer to come back", secs(10), back).await;
     }
+    reader.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_is_deleted_does_not_pass_over_what_another_reader_held() {
+    let server = NatsServer::start().await;
+    let jetstream = server.jetstream().await;
+    let sink = sink(&server.url(), json!({}));
+    deliver(&*sink, event(0, 1)).await;
+    let mut died = Reader::start(source(&server.url(), json!({ "ack_wait": "30s" })), 1);
+    // Never answered, and not given back either.
+    let held = died.next().await;
+    assert_eq!(identify(&held.event), (0, 1));
+    died.running.abort();
+
+    let mut reader = Reader::start(source(&server.url(), json!({ "ack_wait": "30s" })), 8);
+    deliver(&*sink, event(1, 2)).await;
+    assert_eq!(identify(&reader.read().await), (1, 2));
+    wait_until("the ack to arrive", secs(15), async || unacknowledged(&jetstream).await == 1).await;
+    // Server 2.9 may complain that it has just written its state, and delete it all the same.
+    let _ = jetstream.delete_consumer_from_stream(DURABLE, STREAM).await;
+    let again = tokio::time::timeout(secs(15), read_all(&mut reader, [(0, 1)])).await;
+    again.expect("the message that was held is lost");
     reader.stop().await;
 }
 
@@ -181,6 +205,27 @@ async fn a_slow_pipeline_shows_that_it_is_alive_and_asks_for_no_more_than_it_can
         assert_eq!(identify(&reader.read().await), (0, number));
     }
     reader.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_makes_the_connection_anew() {
+    let server = NatsServer::start().await;
+    // Somebody hears the messages and does not answer, as a broker whose disk is full.
+    let listener = async_nats::connect(server.url()).await.unwrap();
+    let mut heard = listener.subscribe("s.>").await.unwrap();
+    listener.flush().await.unwrap();
+    let settings = json!({ "stream": { "name": STREAM, "create": false }, "ack_timeout": "200ms" });
+    let sink = sink(&server.url(), settings);
+    for number in 1..=4 {
+        let error = refusal(&*sink, event(0, number)).await.to_string();
+        assert!(error.starts_with("no acknowledgement from stream S within 200ms"), "{error}");
+        assert!(heard.next().await.is_some());
+    }
+    heard.unsubscribe().await.unwrap();
+    let config =
+        jetstream::stream::Config { name: STREAM.into(), subjects: vec!["s.>".into()], ..Default::default() };
+    server.jetstream().await.create_stream(config).await.unwrap();
+    deliver(&*sink, event(0, 5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

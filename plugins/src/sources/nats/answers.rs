@@ -20,7 +20,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 
 /// The longest delay after a failure.
-const LONGEST_DELAY: Duration = Duration::from_secs(60);
+pub(super) const LONGEST_DELAY: Duration = Duration::from_secs(60);
 
 /// The duty to answer the server for one message, with what is needed to dead-letter it.
 #[derive(Clone, Debug)]
@@ -43,8 +43,8 @@ impl Ticket {
         let message = jetstream::Message { message, context: context.clone() };
         let info = message.info().ok()?;
         let (sequence, deliveries) = (info.stream_sequence, u64::try_from(info.delivered).unwrap_or(1));
+        progress.received(sequence, info.consumer_sequence);
         let message = message.message;
-        progress.received(sequence);
         Some(Self {
             client: context.client(),
             reply: message.reply?,
@@ -121,7 +121,7 @@ impl Answers {
                 }
             }
             Outcome::Failed(reason) => {
-                tracing::debug!(sequence = tickets[0].sequence, %reason, "an event failed; it will come again");
+                tracing::debug!(sequence = tickets.first().map(|ticket| ticket.sequence), %reason, "an event failed; it will come again");
                 for ticket in &tickets {
                     ticket.again().await;
                 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::{Context, ErrorCode};
@@ -159,6 +159,7 @@ impl Durable {
         if !self.filters.is_empty() && !same_filters(&self.filters, &info.config) {
             return Err(ConsumerError::OtherFilters { stream: self.stream.clone(), name: self.name.clone() });
         }
+        self.progress.begins(&info);
         self.existed = true;
         self.created = stream.map(|stream| stream.created);
         Ok(info)
@@ -206,7 +207,9 @@ impl Durable {
             config.extend(place);
         }
         let created = api::create_consumer(context, &self.stream, &self.name, &config).await;
-        created.map_err(|source| self.not_created(source))
+        let info = created.map_err(|source| self.not_created(source))?;
+        self.progress.starts_anew();
+        Ok(info)
     }
 
     /// Where a new consumer starts, in the words of the API.
@@ -245,7 +248,9 @@ fn same_filters(wanted: &[String], config: &ConsumerConfig) -> bool {
     wanted.len() == has.len() && wanted.iter().all(|filter| has.contains(filter))
 }
 
-/// Which messages of the stream are done with.
+/// Which messages of the stream are done with, as far as this program has seen them come. What it has
+/// not seen, because it was lost on the way, or came to another program or an earlier life of this one, is
+/// known by the gap that it leaves in the count of deliveries; then only the word of the server counts.
 #[derive(Debug, Default)]
 pub(super) struct Progress(Mutex<Seen>);
 
@@ -253,11 +258,21 @@ pub(super) struct Progress(Mutex<Seen>);
 struct Seen {
     highest: Option<u64>,
     open: BTreeSet<u64>,
+    /// The number of the last delivery.
+    delivery: u64,
+    /// The first delivery behind the last gap.
+    gap: Option<u64>,
+    /// Up to here all is acknowledged, the server said.
+    acknowledged: Option<u64>,
 }
 
 impl Progress {
-    pub(super) fn received(&self, sequence: u64) {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn received(&self, sequence: u64, delivery: u64) {
+        let mut seen = self.seen();
+        if delivery > seen.delivery + 1 {
+            seen.gap = Some(delivery);
+        }
+        seen.delivery = seen.delivery.max(delivery);
         seen.highest = seen.highest.max(Some(sequence));
         seen.open.insert(sequence);
         if seen.open.len() > MOST_OPEN {
@@ -266,23 +281,57 @@ impl Progress {
         }
     }
 
+    /// Takes in what the server says while messages may be on their way to us.
+    pub(super) fn told(&self, info: &ConsumerInfo) {
+        let mut seen = self.seen();
+        seen.acknowledged = Some(info.ack_floor.stream_seq);
+        if info.num_ack_pending == 0 {
+            let delivered = info.delivered.consumer_seq;
+            seen.delivery = seen.delivery.max(delivered);
+            seen.gap = seen.gap.filter(|behind| *behind > delivered + 1);
+        }
+    }
+
+    /// Takes in what the server says while nothing is on its way: where it has counted otherwise than we
+    /// have, there is something that we did not see, or it is another consumer.
+    fn begins(&self, info: &ConsumerInfo) {
+        self.told(info);
+        let (mut seen, delivered) = (self.seen(), info.delivered.consumer_seq);
+        if delivered != seen.delivery {
+            (seen.delivery, seen.gap) = (delivered, Some(delivered + 1));
+        }
+    }
+
     /// True when the message came and is not done with.
     pub(super) fn is_open(&self, sequence: u64) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).open.contains(&sequence)
+        self.seen().open.contains(&sequence)
     }
 
     pub(super) fn done(&self, sequence: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).open.remove(&sequence);
+        self.seen().open.remove(&sequence);
     }
 
-    /// The sequence up to which all that came is done with.
+    /// The sequence up to which all is done with.
     fn floor(&self) -> Option<u64> {
-        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.open.first().map(|first| first - 1).or(seen.highest)
+        let seen = self.seen();
+        if seen.gap.is_some() {
+            return seen.acknowledged;
+        }
+        seen.open.first().map(|first| first - 1).or(seen.highest.max(seen.acknowledged))
+    }
+
+    /// A new consumer counts its deliveries from 1.
+    fn starts_anew(&self) {
+        let mut seen = self.seen();
+        (seen.delivery, seen.gap) = (0, None);
     }
 
     fn forget(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Seen::default();
+        *self.seen() = Seen::default();
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -296,8 +345,8 @@ mod tests {
     fn the_floor_is_below_the_oldest_that_is_open() {
         let progress = Progress::default();
         assert_eq!(progress.floor(), None);
-        for sequence in [5, 6, 9] {
-            progress.received(sequence);
+        for (delivery, sequence) in (1..).zip([5, 6, 9]) {
+            progress.received(sequence, delivery);
         }
         progress.done(5);
         progress.done(9);
@@ -305,8 +354,58 @@ mod tests {
         progress.done(6);
         assert_eq!(progress.floor(), Some(9));
         // A message that came again after a failure is open again.
-        progress.received(6);
+        progress.received(6, 4);
         assert_eq!(progress.floor(), Some(5));
+    }
+
+    fn info(delivered: (u64, u64), floor: (u64, u64), pending: u64) -> ConsumerInfo {
+        let pair = |(consumer, stream): (u64, u64)| json!({ "consumer_seq": consumer, "stream_seq": stream });
+        let info = json!({
+            "config": { "ack_policy": "explicit" },
+            "delivered": pair(delivered),
+            "ack_floor": pair(floor),
+            "num_ack_pending": pending,
+            "num_pending": 0,
+        });
+        serde_json::from_value(info).unwrap()
+    }
+
+    #[test]
+    fn a_message_that_was_lost_on_the_way_is_not_passed_over() {
+        let progress = Progress::default();
+        progress.begins(&info((2, 4), (2, 4), 0));
+        assert_eq!(progress.floor(), Some(4));
+        for (sequence, delivery) in [(5, 3), (7, 5)] {
+            progress.received(sequence, delivery);
+            progress.done(sequence);
+        }
+        assert_eq!(progress.floor(), Some(4), "6 did not come");
+        progress.told(&info((5, 7), (3, 5), 1));
+        assert_eq!(progress.floor(), Some(5));
+        progress.received(6, 6);
+        progress.done(6);
+        progress.told(&info((6, 7), (6, 7), 0));
+        progress.received(8, 7);
+        progress.done(8);
+        assert_eq!(progress.floor(), Some(8), "all that was missing has come");
+    }
+
+    #[test]
+    fn what_an_earlier_life_did_not_acknowledge_is_not_passed_over() {
+        let progress = Progress::default();
+        progress.begins(&info((9, 20), (8, 14), 1));
+        progress.received(21, 10);
+        progress.done(21);
+        assert_eq!(progress.floor(), Some(14));
+        // Nor is what was on its way to us when the connection was lost.
+        let progress = Progress::default();
+        progress.begins(&info((0, 0), (0, 0), 0));
+        progress.received(1, 1);
+        progress.done(1);
+        progress.begins(&info((2, 2), (1, 1), 1));
+        progress.received(3, 3);
+        progress.done(3);
+        assert_eq!(progress.floor(), Some(1));
     }
 
     fn stream(created: &str, last_seq: u64) -> StreamInfo {
@@ -329,13 +428,13 @@ mod tests {
 
         (durable.existed, durable.created) = (true, Some("monday".to_owned()));
         assert_eq!(place(&durable, Some(stream("monday", 5))), r#""all""#, "nothing was read yet");
-        durable.progress.received(7);
+        durable.progress.received(7, 1);
         durable.progress.done(7);
         assert_eq!(place(&durable, Some(stream("monday", 9))), r#""by_start_sequence" 8"#);
         assert_eq!(place(&durable, Some(stream("monday", 6))), r#""all""#, "the stream lost its end");
-        durable.progress.received(7);
+        durable.progress.received(7, 1);
         assert_eq!(place(&durable, Some(stream("tuesday", 9))), r#""all""#, "it is another stream");
-        durable.progress.received(7);
+        durable.progress.received(7, 1);
         assert_eq!(place(&durable, None), r#""all""#, "we may not look at the stream");
     }
 

@@ -18,9 +18,9 @@ use super::NatsSource;
 use super::answers::{Answers, Ticket};
 use super::consumer::Progress;
 use super::dead_letters::Reason;
-use crate::support::envelope::{Envelope, EnvelopeError};
+use crate::support::envelope::Envelope;
 use crate::support::nats::api::{self, ApiError};
-use crate::support::nats::{Link, is_up};
+use crate::support::nats::{Link, REQUEST_TIMEOUT, is_up};
 
 /// The most messages to ask for at once.
 const MOST_MESSAGES: usize = 256;
@@ -36,6 +36,9 @@ const HEARTBEAT: Duration = Duration::from_secs(3);
 
 /// Silence for that long means that the server has forgotten the request, or the consumer.
 const SILENCE: Duration = Duration::from_secs(7);
+
+/// So many signs of life fit into the time that the server waits for one.
+const SIGNS: u32 = 3;
 
 /// How often the consumer is compared with its stream.
 const LOOK: Duration = Duration::from_secs(10);
@@ -90,7 +93,7 @@ impl NatsSource {
             self.remove_poison(context).await?;
         }
         self.health.ready();
-        let sign_of_life = Duration::from_nanos(config.ack_wait.max(1_000_000_000)) / 3;
+        let sign_of_life = Duration::from_nanos(config.ack_wait.max(1_000_000_000)) / SIGNS;
         let most = usize::try_from(config.max_batch).ok().filter(|most| *most > 0);
         let mut session = Session {
             context,
@@ -120,7 +123,10 @@ impl NatsSource {
                 tokio::select! {
                     () = session.shutdown.cancelled() => return Stop::Ended(End::Shutdown),
                     room = session.out.reserve() => rooms.push(room),
-                    _ = session.signs.tick() => self.parts.tend(&self.answers).await,
+                    _ = session.signs.tick() => self.tend(session).await,
+                    _ = session.looks.tick() => if let Some(reason) = self.look(session).await {
+                        return Stop::Ended(End::Lost(reason));
+                    },
                 }
             }
             while rooms.len() < session.most {
@@ -165,7 +171,7 @@ impl NatsSource {
                     return Some(Stop::Ended(End::Disconnected));
                 },
                 () = sleep_until(request.heard + SILENCE) => return lost("the consumer has fallen silent"),
-                _ = session.signs.tick() => self.parts.tend(&self.answers).await,
+                _ = session.signs.tick() => self.tend(session).await,
                 _ = session.looks.tick() => if let Some(reason) = self.look(session).await {
                     return lost(&reason);
                 },
@@ -205,7 +211,7 @@ impl NatsSource {
                     None => give_back(&tickets).await,
                 }
             }
-            Err(error) => self.bury(tickets, error),
+            Err(error) => self.bury(tickets, Reason::from(&error), error.to_string()),
         }
     }
 
@@ -214,24 +220,32 @@ impl NatsSource {
         self.tasks.spawn(async move { answers.follow(tickets, receipt, sign_of_life).await });
     }
 
-    fn bury(&self, tickets: Vec<Ticket>, error: EnvelopeError) {
+    fn bury(&self, tickets: Vec<Ticket>, kind: Reason, reason: String) {
         let answers: Arc<Answers> = Arc::clone(&self.answers);
         self.tasks.spawn(async move {
             for ticket in &tickets {
-                answers.bury(ticket, Reason::from(&error), &error.to_string()).await;
+                answers.bury(ticket, kind, &reason).await;
             }
         });
     }
 
+    /// Looks after the parts that wait for others.
+    async fn tend(&mut self, session: &Session<'_>) {
+        let lonely = self.parts.tend(session.sign_of_life * SIGNS).await;
+        if !lonely.is_empty() {
+            self.bury(lonely, Reason::Incomplete, "the other parts of the event never came".to_owned());
+        }
+    }
+
     /// Compares the consumer with its stream; says what is wrong.
-    async fn look(&self, session: &Session<'_>) -> Option<String> {
+    async fn look(&mut self, session: &Session<'_>) -> Option<String> {
         tokio::select! {
             wrong = self.compare(session.context) => wrong,
             () = session.shutdown.cancelled() => None,
         }
     }
 
-    async fn compare(&self, context: &Context) -> Option<String> {
+    async fn compare(&mut self, context: &Context) -> Option<String> {
         // In this order: the stream may go on between the two answers, and the consumer behind it.
         let consumer = match self.durable.info(context).await {
             Ok(consumer) => consumer,
@@ -240,6 +254,10 @@ impl NatsSource {
         };
         let lag = consumer.num_pending.saturating_add(consumer.num_ack_pending);
         self.counts.lag(&self.durable.stream, &self.durable.name, lag);
+        self.durable.progress.told(&consumer);
+        if consumer.num_pending == 0 {
+            self.parts.all_was_read();
+        }
         let stream = api::stream_info(context, &self.durable.stream).await.ok()?;
         (consumer.delivered.stream_seq > stream.state.last_seq)
             .then(|| "the consumer is ahead of its stream".to_owned())
@@ -272,7 +290,7 @@ impl Request {
     async fn open(context: &Context, stream: &str, consumer: &str) -> Result<Self, BoxError> {
         let client = context.client();
         let inbox = client.new_inbox();
-        let messages = client.subscribe(inbox.clone()).await?;
+        let messages = timeout(REQUEST_TIMEOUT, client.subscribe(inbox.clone())).await??;
         let subject = format!("CONSUMER.MSG.NEXT.{stream}.{consumer}");
         let now = Instant::now();
         Ok(Self { messages, client, inbox, subject, open: 0, asked: now, heard: now })
@@ -287,7 +305,7 @@ impl Request {
         });
         let request =
             async_nats::Request::new().inbox(self.inbox.clone()).payload(payload.to_string().into());
-        context.send_request(self.subject.clone(), request).await?;
+        timeout(REQUEST_TIMEOUT, context.send_request(self.subject.clone(), request)).await??;
         self.open = messages;
         self.asked = Instant::now();
         self.heard = self.asked;
@@ -309,8 +327,7 @@ impl Request {
                 self.open = 0;
                 let reason = message.description.unwrap_or_default();
                 tracing::debug!(%status, reason, "a request for messages has ended");
-                let fatal = ["Consumer Deleted", "Consumer is push based"].contains(&reason.as_str());
-                if fatal { Heard::Lost(reason) } else { Heard::Done }
+                if is_refusal(status, &reason) { Heard::Lost(reason) } else { Heard::Done }
             }
         }
     }
@@ -340,6 +357,12 @@ impl Request {
     }
 }
 
+/// True where the next request would end in the same way.
+fn is_refusal(status: StatusCode, reason: &str) -> bool {
+    let deleted = ["Consumer Deleted", "Consumer is push based"].contains(&reason);
+    deleted || status.as_u16() == 400 || reason.starts_with("Exceeded Max")
+}
+
 /// Ticks that are late rather than many.
 fn every(period: Duration) -> Interval {
     let mut ticks = interval(period);
@@ -350,5 +373,23 @@ fn every(period: Duration) -> Interval {
 async fn give_back(tickets: &[Ticket]) {
     for ticket in tickets {
         ticket.give_back().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_will_never_be_granted_is_told_from_one_that_has_ended() {
+        let refused = |code: u16, reason: &str| is_refusal(StatusCode::try_from(code).unwrap(), reason);
+        assert!(refused(400, "Bad Request"));
+        for reason in ["Consumer Deleted", "Exceeded MaxRequestExpires of 1s", "Exceeded MaxWaiting"] {
+            assert!(refused(409, reason), "{reason}");
+        }
+        assert!(!refused(408, "Request Timeout"));
+        for reason in ["Message Size Exceeds MaxBytes", "Leadership Change", "Server Shutdown"] {
+            assert!(!refused(409, reason), "{reason}");
+        }
     }
 }

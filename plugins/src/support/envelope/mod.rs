@@ -92,7 +92,8 @@ pub fn decode(message: impl Buf + Clone, limits: &Limits) -> Result<Event, Envel
 /// Which part of an event a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// Equal for all parts of one encoding of one event: a hash of its whole encoded body.
+    /// Equal for all parts of one encoding of one event: a hash of its whole encoded body. Another event
+    /// with the same body has the same; see [`Envelope::identity`].
     pub whole: u64,
     /// Which part, from 0.
     pub index: u32,
@@ -209,6 +210,14 @@ impl Envelope {
     /// Which part of an event this is, or nothing for a whole one.
     pub fn part(&self) -> Option<Part> {
         self.0.part.map(|wire::Part { whole, index, count }| Part { whole, index, count })
+    }
+
+    /// A number for what was observed, and when: equal for all parts of one event, and for no other event
+    /// even if that has the same body.
+    pub fn identity(&self) -> u64 {
+        let (seconds, nanos) = (self.0.seconds.to_be_bytes(), self.0.nanos.to_be_bytes());
+        let labels = self.0.labels.iter().flat_map(|pair| [pair.name.as_bytes(), pair.value.as_bytes()]);
+        stable_hash([&seconds[..], &nanos[..]].into_iter().chain(labels))
     }
 
     /// Divides the event into parts whose messages have at most `max` bytes each. Each carries labels

@@ -108,6 +108,8 @@ pub struct ConsumerConfig {
 /// A place in a consumer's work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub struct SequencePair {
+    /// How many deliveries there were, second ones included.
+    pub consumer_seq: u64,
     /// The sequence in the stream.
     pub stream_seq: u64,
 }
