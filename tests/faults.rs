@@ -75,8 +75,8 @@ async fn without_a_broker_at_start_both_sides_say_so_and_keep_trying() {
     let mut nats = NatsServer::start().await;
     nats.kill9();
     let mut site = Site::start_with(nats).await;
-    assert!(site.poller.ready_says(503).await.contains("poller/nats"));
-    assert!(site.receiver.ready_says(503).await.contains("receiver/nats"));
+    assert!(site.poller.ready_says(503).await.contains("poller/sink/nats"));
+    assert!(site.receiver.ready_says(503).await.contains("receiver/source/nats"));
     site.nats.restart().await;
     site.poller.ready().await;
     site.receiver.ready().await;
