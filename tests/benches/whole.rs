@@ -1,5 +1,5 @@
 //! The whole program against what a user would run instead, measured in one go on one machine: each
-//! scrapes 500 targets every second, whose bodies are a real node_exporter scrape, and sends on what it
+//! scrapes targets every second, whose bodies are a real node_exporter scrape, and sends on what it
 //! got; ours into a real nats-server, the others by remote write. Prints a table in Markdown.
 //!
 //! `vmagent` (Debian: victoria-metrics) is measured where it is on the PATH, or where `VMAGENT` says.
@@ -36,10 +36,11 @@ use support::wait::{secs, wait_until};
 const BODY: &[u8] = include_bytes!("../data/node_exporter.txt");
 /// Samples in [`BODY`].
 const SAMPLES: u64 = 507;
-const TARGETS: usize = 500;
+/// How many targets are scraped every second: a site, and as many as keep two cores busy.
+const LOADS: [usize; 2] = [500, 1500];
 /// How long each program is watched, after it has scraped every target a few times.
 const WINDOW: Duration = secs(20);
-const WARM_UP: u64 = 5 * TARGETS as u64;
+const WARM_UP: u64 = 5;
 /// Clock ticks of `/proc/PID/stat` in a second.
 const TICKS: f64 = 100.0;
 
@@ -49,25 +50,29 @@ async fn main() {
     match arguments.get(1).map(String::as_str) {
         Some("serve") => serve(&arguments[2]).await,
         // What cargo passes; without it this is a test run, which has nothing to do here.
-        _ if arguments.iter().any(|argument| argument == "--bench") => compare().await,
+        _ if arguments.iter().any(|argument| argument == "--bench") => {
+            for targets in LOADS {
+                compare(targets).await;
+            }
+        }
         _ => {}
     }
 }
 
-async fn compare() {
-    let mut rows = vec![("prometheus-streams", ours().await)];
-    rows.push(("Prometheus agent", peer("prometheus", prometheus_agent).await));
+async fn compare(targets: usize) {
+    let mut rows = vec![("prometheus-streams", ours(targets).await)];
+    rows.push(("Prometheus agent", peer("prometheus", targets, prometheus_agent).await));
     match vmagent() {
         Some(file) => rows.push((
             "vmagent",
-            peer("vmagent", move |dir, port, to| vmagent_command(&file, dir, port, to)).await,
+            peer("vmagent", targets, move |dir, port, to| vmagent_command(&file, dir, port, to)).await,
         )),
         None => {
             eprintln!("vmagent was not measured: it is not on the PATH, and VMAGENT does not say where it is")
         }
     }
     println!(
-        "| scraping {TARGETS} targets every second | samples per CPU second | memory | bytes per sample sent |"
+        "| scraping {targets} targets every second | samples per CPU second | memory | bytes per sample sent |"
     );
     println!("| --- | ---: | ---: | ---: |");
     for (name, figures) in rows {
@@ -108,8 +113,9 @@ impl Far {
     }
 
     /// Watches the process `pid` while it scrapes; the third figure is bytes of remote writes.
-    async fn watch(&self, pid: u32) -> (u64, f64, u64, f64) {
-        wait_until("the first scrapes", secs(60), async || self.counts().await.0 >= WARM_UP).await;
+    async fn watch(&self, pid: u32, targets: usize) -> (u64, f64, u64, f64) {
+        wait_until("the first scrapes", secs(60), async || self.counts().await.0 >= WARM_UP * targets as u64)
+            .await;
         let ((scrapes, written), cpu) = (self.counts().await, cpu_seconds(pid));
         tokio::time::sleep(WINDOW).await;
         let ((scrapes_after, written_after), cpu_after) = (self.counts().await, cpu_seconds(pid));
@@ -117,13 +123,13 @@ impl Far {
     }
 }
 
-async fn ours() -> Figures {
+async fn ours(count: usize) -> Figures {
     let (far, nats) = tokio::join!(Far::start(), NatsServer::start());
-    let targets: Vec<_> = (0..TARGETS)
+    let targets: Vec<_> = (0..count)
         .map(|number| json!({ "name": format!("t{number}"), "url": format!("{}/t/{number}/metrics", far.0.url()) }))
         .collect();
     let poller = Agent::start(configs::poller(&nats.url(), json!({ "node": { "targets": targets } })));
-    let (scrapes, cpu, _, memory) = far.watch(poller.id()).await;
+    let (scrapes, cpu, _, memory) = far.watch(poller.id(), count).await;
     let jetstream = nats.jetstream().await;
     let mut stream = jetstream.get_stream(configs::STREAM).await.expect("find the stream");
     let state = &stream.info().await.expect("ask for the state of the stream").state;
@@ -137,22 +143,23 @@ async fn ours() -> Figures {
 /// Measures a program that is started with a directory, a port of its own and where to send to.
 async fn peer(
     name: &'static str,
+    targets: usize,
     start: impl Fn(&Path, u16, &str) -> Command + Send + Sync + 'static,
 ) -> Figures {
     let far = Far::start().await;
     let (address, url) = (far.0.address(), far.0.url());
     let server = Server::start(name, Ready::Tcp, temp_dir(), move |port, dir| {
-        std::fs::write(dir.join("scrape.yml"), scrape_config(&address).to_string())
+        std::fs::write(dir.join("scrape.yml"), scrape_config(&address, targets).to_string())
             .expect("write scrape.yml");
         start(dir, port, &format!("{url}/write"))
     });
-    let (scrapes, cpu, written, memory) = far.watch(server.await.id()).await;
+    let (scrapes, cpu, written, memory) = far.watch(server.await.id(), targets).await;
     let samples = (scrapes * SAMPLES) as f64;
     Figures { samples_per_cpu_second: samples / cpu, memory, bytes_per_sample: written as f64 / samples }
 }
 
-fn scrape_config(address: &str) -> Value {
-    let targets: Vec<_> = (0..TARGETS)
+fn scrape_config(address: &str, count: usize) -> Value {
+    let targets: Vec<_> = (0..count)
         .map(|number| {
             let labels = json!({
                 "__metrics_path__": format!("/t/{number}/metrics"), "instance": format!("t{number}"),

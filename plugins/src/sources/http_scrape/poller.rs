@@ -17,6 +17,10 @@ use super::schedule::{Due, Schedule};
 use super::scraper::Target;
 use crate::support::scrape::{ERROR, INSTANCE, JOB, label, unix_millis};
 
+/// Slots that begin within this time may begin together: with many targets most of the cost of a scrape
+/// that is not work is waking up for it.
+const GRAIN: Duration = Duration::from_millis(5);
+
 /// A scrape that has ended.
 struct Ended {
     target: usize,
@@ -100,7 +104,7 @@ impl Poller {
                 }
             }
         }
-        self.schedule.wait(now)
+        self.schedule.wait(now).max(GRAIN)
     }
 
     /// Room in the pipeline for the event of a scrape, before anything is asked of the target.
