@@ -62,7 +62,8 @@ fn run(agent: Agent, level: logging::LogLevel, options: &Options, notes: &[Note]
     let control = agent.control();
     control.on_set_log_level(move |wanted| level.set(wanted));
 
-    let runtime = runtime::Builder::new_multi_thread().enable_all().build().map_err(BoxError::from)?;
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build();
+    let runtime = runtime.map_err(BoxError::from)?;
     let ended = runtime.block_on(async {
         let signals = Signals::listen()?;
         tokio::spawn(signals.obey(control));
@@ -76,6 +77,13 @@ fn run(agent: Agent, level: logging::LogLevel, options: &Options, notes: &[Note]
     }
     info!("ended");
     ended.map_err(Failure::Program)
+}
+
+/// One worker thread for two cores. Scrapes are handed on often and worked on briefly, and a hand-over that
+/// wakes another thread costs more than its help is worth: with two workers on two cores, 2,000 scrapes
+/// a second take a fifth more CPU time than with one.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
 }
 
 fn write_pid(path: &Path) -> Result<(), BuildError> {

@@ -41,6 +41,8 @@ const LOADS: [usize; 2] = [500, 1500];
 /// How long each program is watched, after it has scraped every target a few times.
 const WINDOW: Duration = secs(20);
 const WARM_UP: u64 = 5;
+/// Whoever takes more than this part of the machine for itself leaves too little to those it talks to.
+const BUSY: f64 = 0.7;
 /// Clock ticks of `/proc/PID/stat` in a second.
 const TICKS: f64 = 100.0;
 
@@ -77,10 +79,10 @@ async fn compare(targets: usize) {
     println!("| --- | ---: | ---: | ---: |");
     for (name, figures) in rows {
         println!(
-            "| {name} | {:.2} M | {:.0} MB | {:.1} |",
+            "| {name} | {:.2} M | {:.0} MB | {} |",
             figures.samples_per_cpu_second / 1e6,
             figures.memory / 1e6,
-            figures.bytes_per_sample
+            figures.bytes_per_sample.map_or("does not keep up".to_owned(), |bytes| format!("{bytes:.1}"))
         );
     }
 }
@@ -89,7 +91,8 @@ struct Figures {
     samples_per_cpu_second: f64,
     /// Bytes of resident memory.
     memory: f64,
-    bytes_per_sample: f64,
+    /// Unknown of a program that does not keep up: what it sends is not what it scrapes.
+    bytes_per_sample: Option<f64>,
 }
 
 /// The targets, in a process of their own, which also takes and discards remote writes.
@@ -136,7 +139,7 @@ async fn ours(count: usize) -> Figures {
     Figures {
         samples_per_cpu_second: (scrapes * SAMPLES) as f64 / cpu,
         memory,
-        bytes_per_sample: state.bytes as f64 / (state.messages * SAMPLES) as f64,
+        bytes_per_sample: Some(state.bytes as f64 / (state.messages * SAMPLES) as f64),
     }
 }
 
@@ -155,7 +158,10 @@ async fn peer(
     });
     let (scrapes, cpu, written, memory) = far.watch(server.await.id(), targets).await;
     let samples = (scrapes * SAMPLES) as f64;
-    Figures { samples_per_cpu_second: samples / cpu, memory, bytes_per_sample: written as f64 / samples }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+    let keeps_up = cpu < BUSY * cores * WINDOW.as_secs_f64();
+    let bytes_per_sample = keeps_up.then_some(written as f64 / samples);
+    Figures { samples_per_cpu_second: samples / cpu, memory, bytes_per_sample }
 }
 
 fn scrape_config(address: &str, count: usize) -> Value {
