@@ -42,7 +42,7 @@ const LOADS: [usize; 2] = [500, 1500];
 const WINDOW: Duration = secs(20);
 const WARM_UP: u64 = 5;
 /// Whoever takes more than this part of the machine for itself leaves too little to those it talks to.
-const BUSY: f64 = 0.7;
+const BUSY: f64 = 0.6;
 /// Clock ticks of `/proc/PID/stat` in a second.
 const TICKS: f64 = 100.0;
 
