@@ -91,14 +91,17 @@ pub struct PipelineConfig {
     #[serde(default = "default_capacity")]
     pub capacity: usize,
     /// Where its events begin.
-    #[schemars(with = "StageFrame")]
+    // Absent, it is found to lack a type, together with the other mistakes of the pipeline.
+    #[serde(default)]
+    #[schemars(with = "StageFrame", required)]
     pub source: StageConfig,
     /// What happens to them on the way, in this order.
     #[serde(default)]
     #[schemars(with = "Vec<StageFrame>")]
     pub transforms: Vec<StageConfig>,
     /// Where they land. An event is delivered when every sink has it.
-    #[schemars(with = "Vec<StageFrame>")]
+    #[serde(default)]
+    #[schemars(with = "Vec<StageFrame>", required)]
     pub sinks: Vec<StageConfig>,
 }
 

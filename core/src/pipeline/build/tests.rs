@@ -88,6 +88,7 @@ pipelines:
       - { type: test_collect }
       - { type: test_countdown }
   b: { source: { type: test_countdown, from: 1, delivery: {} }, sinks: [] }
+  c: { capacity: 0 }
 ",
     )
     .unwrap_err();
@@ -109,6 +110,9 @@ pipelines:
             "pipelines.a.transforms[1]",
             "pipelines.b.sinks",
             "pipelines.b.source.delivery",
+            "pipelines.c.capacity",
+            "pipelines.c.sinks",
+            "pipelines.c.source",
         ],
         "{error}"
     );
