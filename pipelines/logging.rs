@@ -90,7 +90,9 @@ fn filter(level: &str) -> Result<EnvFilter, BoxError> {
                 .map_err(|error| format!("{level:?} is not a filter: {error}").into());
         }
     };
-    Ok(EnvFilter::try_new(format!("{libraries},{OURS}={level}"))?)
+    // The NATS client tells of every attempt to connect; our stages say it once, in the log and on /-/ready.
+    let nats = if libraries == "warn" { "off" } else { libraries };
+    Ok(EnvFilter::try_new(format!("{libraries},async_nats={nats},{OURS}={level}"))?)
 }
 
 fn open(path: &Path) -> Result<File, BuildError> {
@@ -120,8 +122,8 @@ mod tests {
     #[test]
     fn a_bare_level_is_for_our_own_words() {
         for (level, meant) in [
-            ("info", "prometheus_streams=info,warn"),
-            ("debug", "prometheus_streams=debug,info"),
+            ("info", "prometheus_streams=info,async_nats=off,warn"),
+            ("debug", "prometheus_streams=debug,async_nats=info,info"),
             ("warn", "warn"),
             ("info,hyper=debug", "hyper=debug,info"),
         ] {

@@ -174,6 +174,11 @@ impl BuildError {
             .any(|known| !known.path.is_empty() && (within(&known.path, path) || within(path, &known.path)))
     }
 
+    /// True when a mistake is known at just this path, and the path is not the whole.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        !path.is_empty() && self.problems.iter().any(|known| known.path == path)
+    }
+
     /// The mistakes, in the order in which they were found.
     pub fn problems(&self) -> &[Problem] {
         &self.problems

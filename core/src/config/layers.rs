@@ -20,6 +20,8 @@ pub(super) struct Layers {
     pub(super) tree: Value,
     /// Each layer's name and what it says, the strongest last.
     origins: Vec<(String, Value)>,
+    /// References to the environment that lead nowhere.
+    pub(super) problems: Vec<Problem>,
     /// The texts that came from the environment by `${env:NAME}`, by path. No message may show them.
     expanded: BTreeMap<String, String>,
 }
@@ -65,8 +67,7 @@ impl Layers {
         let mut expansion = Expansion { env: &env, expanded: BTreeMap::new(), problems: Vec::new() };
         expansion.expand_all(&mut tree, "");
         let Expansion { expanded, problems, .. } = expansion;
-        let layers = Self { tree, origins, expanded };
-        if problems.is_empty() { Ok(layers) } else { Err(layers.blame(problems)) }
+        Ok(Self { tree, origins, problems, expanded })
     }
 
     /// Notes for each problem which layer it is the fault of: the strongest that has the most of its path.

@@ -140,8 +140,8 @@ impl Config {
     /// `PROMETHEUS_STREAMS__` override them, and puts `${env:NAME}` in place.
     ///
     /// # Errors
-    /// A file cannot be read or is neither YAML nor TOML, or an environment variable is not set.
-    /// Mistakes in the settings themselves come out when the agent is built.
+    /// A file cannot be read or is neither YAML nor TOML. Mistakes in the settings themselves come out
+    /// when the agent is built.
     pub fn load(
         files: &[PathBuf],
         env: impl IntoIterator<Item = (String, String)>,
@@ -185,7 +185,14 @@ impl Config {
     }
 
     fn read(layers: Layers) -> Self {
-        let read = settings::read_leniently::<Settings>(layers.tree.clone());
+        let mut read = settings::read_leniently::<Settings>(layers.tree.clone());
+        let found = std::mem::take(&mut read.problems);
+        for problem in layers.problems.iter().chain(found.problems()) {
+            // A reference that leads nowhere is one mistake, whatever else its text is not.
+            if !read.problems.has(&problem.path) {
+                read.problems.add(&problem.path, &problem.message);
+            }
+        }
         Self {
             settings: read.value.unwrap_or_default(),
             problems: read.problems,

@@ -80,11 +80,12 @@ fn env_references_are_put_in_place_and_a_missing_one_says_where() {
     let merged = tree(&[("a.yaml", "identity: 'x${env:SITE}y$${env:SITE}'")], &[("SITE", "dc1")]);
     assert_eq!(merged["identity"], "xdc1y${env:SITE}");
 
-    let bad =
-        "pipelines: { p: { sinks: [{ password: '${env:UNSET}' }, { a: 'pa${ss}' }, { a: 'pa${ss' }] } }";
-    let error = load(&[("a.yaml", bad)], &[]).unwrap_err();
+    let bad = "pipelines: { p: { sinks: [{ password: '${env:UNSET}' }, { a: 'pa${ss}' }, { a: 'pa${ss' }] } }\nlag: { level: debug }";
+    let error = load(&[("a.yaml", bad)], &[]).unwrap().0.verdict().unwrap_err();
     let places: Vec<_> = error.problems.iter().map(|problem| problem.path.as_str()).collect();
-    assert_eq!(places, ["pipelines.p.sinks[0].password", "pipelines.p.sinks[1].a", "pipelines.p.sinks[2].a"]);
+    // And the other mistakes of the file are told as well.
+    let references = ["pipelines.p.sinks[0].password", "pipelines.p.sinks[1].a", "pipelines.p.sinks[2].a"];
+    assert_eq!((&places[..3], &places[3..]), (&references[..], &["lag"][..]));
     assert!(error.problems[0].message.contains("UNSET is not set"), "{error}");
     assert!(error.problems[0].origin.ends_with("a.yaml"), "{error}");
 }

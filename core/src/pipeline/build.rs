@@ -71,7 +71,10 @@ fn take<T>(
     let mut nested = BuildError::default();
     let built = nested.take(&at, built);
     for problem in nested.problems() {
-        problems.add(config.path_in_file(&problem.path), &problem.message);
+        let path = config.path_in_file(&problem.path);
+        if !config.problems.has(&path) {
+            problems.add(path, &problem.message);
+        }
     }
     built
 }

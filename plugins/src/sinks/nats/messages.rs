@@ -14,7 +14,8 @@ const HEADERS: usize = 1024;
 const LONGEST_NAME: usize = 48;
 
 /// The id of an event: a function of what was observed, and not of who sends it or when. The names are
-/// for people; the hash of all labels keeps apart what they do not.
+/// for people; the hash of all labels keeps apart what they do not. A failed scrape has an id of its own,
+/// or the one of a pair that cannot reach a target, and says so sooner, would keep out the other's data.
 pub(super) fn id(event: &Event) -> String {
     let names = [PUBLISHER, JOB, INSTANCE].map(|name| {
         let name = subject::token(scrape::label(&event.labels, name));
@@ -25,7 +26,8 @@ pub(super) fn id(event: &Event) -> String {
         Some(slot) => slot.to_string(),
         None => format!("t{}", nanos(event)),
     };
-    format!("{}/{when}/{labels:016x}", names.join("/"))
+    let failed = if scrape::is_up(event) { "" } else { "/failed" };
+    format!("{}/{when}/{labels:016x}{failed}", names.join("/"))
 }
 
 /// The messages for an event, each with its id, none larger than `limit` with its headers.

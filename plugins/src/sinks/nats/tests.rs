@@ -74,6 +74,9 @@ fn the_id_depends_on_what_was_observed_and_on_nothing_else() {
     relabelled.labels.insert("rack", "r7");
     assert_ne!(messages::id(&relabelled), id);
 
+    let mut failed = event();
+    failed.attributes.insert("error", "connection refused");
+    assert_ne!(messages::id(&failed), messages::id(&event()), "a failure would keep out a pair's good scrape");
     let mut without_slot = event();
     without_slot.attributes.remove("slot");
     assert!(messages::id(&without_slot).contains("/t60007000000/"));

@@ -1,13 +1,13 @@
 //! What the server is told about a message: still working, done, again later, never again.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::{AckKind, Context};
 use async_nats::{Client, Message, Subject, jetstream};
 use bytes::Bytes;
 use prometheus_streams_core::delivery::{Outcome, Receipt};
-use tokio::time::{MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::consumer::Progress;
 use super::dead_letters::{DeadLetters, Letter, Reason};
@@ -15,6 +15,9 @@ use crate::support::nats::is_up;
 
 /// How long an answer may wait for its turn; while the connection is down the queue can be full.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// Dead letters are told of once in this time; the metrics count them all.
+const TELL_EVERY: Duration = Duration::from_secs(30);
 
 /// The delay after the first failure; it doubles with every further one.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
@@ -100,11 +103,13 @@ impl Ticket {
 /// How outcomes become answers.
 pub(super) struct Answers {
     pub(super) dead_letters: DeadLetters,
+    /// When a dead letter was last told of, so that a flood of them does not fill the log.
+    told: Mutex<Option<Instant>>,
 }
 
 impl Answers {
     pub(super) fn new(dead_letters: DeadLetters) -> Self {
-        Self { dead_letters }
+        Self { dead_letters, told: Mutex::default() }
     }
 
     /// Waits for the outcome of an event, and answers for the messages that it came in.
@@ -132,14 +137,30 @@ impl Answers {
     /// Moves a message to the dead letters. It leaves the stream only when it has arrived there.
     pub(super) async fn bury(&self, ticket: &Ticket, kind: Reason, reason: &str) {
         match self.dead_letters.put(&ticket.letter(), kind, reason).await {
-            Ok(()) => ticket.done(AckKind::Term).await,
+            Ok(()) => {
+                self.log_burial(ticket, kind, reason);
+                ticket.done(AckKind::Term).await;
+            }
             Err(_) => ticket.again().await,
         }
     }
 }
 
+impl Answers {
+    fn log_burial(&self, ticket: &Ticket, kind: Reason, reason: &str) {
+        let (subject, sequence, kind) = (&ticket.subject, ticket.sequence, kind.as_str());
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_some_and(|told| told.elapsed() < TELL_EVERY) {
+            tracing::debug!(%subject, sequence, kind, reason, "a message went to the dead letters");
+        } else {
+            *told = Some(Instant::now());
+            tracing::warn!(%subject, sequence, kind, reason, "a message went to the dead letters");
+        }
+    }
+}
+
 async fn outcome(tickets: &[Ticket], mut receipt: Receipt, sign_of_life: Duration) -> Outcome {
-    let mut ticks = interval_at(tokio::time::Instant::now() + sign_of_life, sign_of_life);
+    let mut ticks = interval_at(Instant::now() + sign_of_life, sign_of_life);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {

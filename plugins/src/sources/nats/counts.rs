@@ -82,11 +82,7 @@ impl Counts {
             ),
             duplicates: per_poller("receiver_duplicates_total", "Events of a slot that had come before."),
             late: per_poller("receiver_late_total", "Events that came behind a newer one of their target."),
-            dead_letters: metrics.counters(
-                "receiver_dead_letters_total",
-                "Messages moved to the dead-letter stream, by reason.",
-                &["reason"],
-            ),
+            dead_letters: dead_letters(metrics),
             lag: metrics.gauges(
                 "receiver_lag",
                 "Messages of the stream that are not acknowledged yet.",
@@ -178,6 +174,16 @@ impl Targets {
             }
         })
     }
+}
+
+/// With every reason at 0 from the start, so that the first dead letter shows as an increase.
+fn dead_letters(metrics: &Metrics) -> IntCounterVec {
+    let help = "Messages moved to the dead-letter stream, by reason.";
+    let counters = metrics.counters("receiver_dead_letters_total", help, &["reason"]);
+    for reason in Reason::ALL {
+        counters.with_label_values(&[reason.as_str()]);
+    }
+    counters
 }
 
 #[cfg(test)]

@@ -123,6 +123,9 @@ pub(super) enum Reason {
 }
 
 impl Reason {
+    pub(super) const ALL: [Self; 6] =
+        [Self::Garbage, Self::Version, Self::TooLarge, Self::Rejected, Self::Incomplete, Self::Poison];
+
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Garbage => "garbage",
