@@ -76,7 +76,11 @@ fn the_id_depends_on_what_was_observed_and_on_nothing_else() {
 
     let mut failed = event();
     failed.attributes.insert("error", "connection refused");
-    assert_ne!(messages::id(&failed), messages::id(&event()), "a failure would keep out a pair's good scrape");
+    assert_ne!(
+        messages::id(&failed),
+        messages::id(&event()),
+        "a failure would keep out a pair's good scrape"
+    );
     let mut without_slot = event();
     without_slot.attributes.remove("slot");
     assert!(messages::id(&without_slot).contains("/t60007000000/"));
