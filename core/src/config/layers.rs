@@ -37,9 +37,7 @@ impl Layers {
         for file in files {
             match read_file(file) {
                 Ok(tree) => origins.push((file.display().to_string(), tree)),
-                Err(error) => {
-                    problems.push(Problem { origin: file.display().to_string(), ..Problem::new("", error) })
-                }
+                Err(error) => problems.push(whole_layer(&file.display().to_string(), error)),
             }
         }
         if !problems.is_empty() {
@@ -98,6 +96,11 @@ fn depth(tree: &Value, steps: &[&str]) -> usize {
         next.map(|next| taken + depth(next, &steps[taken..]))
     });
     ways.max().unwrap_or(0)
+}
+
+/// A mistake of a layer as a whole.
+fn whole_layer(origin: &str, error: impl std::fmt::Display) -> Problem {
+    Problem { origin: origin.to_owned(), ..Problem::new("", error) }
 }
 
 fn read_file(file: &Path) -> Result<Value, BoxError> {
@@ -160,9 +163,8 @@ impl Source for Layer {
 fn merged<'a>(layers: impl IntoIterator<Item = (&'a str, &'a Value)>) -> Result<Value, ConfigError> {
     let mut builder = ConfigBuilder::<DefaultState>::default();
     for (origin, tree) in layers {
-        let layer = serde_json::from_value(tree.clone()).map_err(|error| ConfigError {
-            problems: vec![Problem { origin: origin.to_owned(), ..Problem::new("", error) }],
-        })?;
+        let layer = serde_json::from_value(tree.clone())
+            .map_err(|error| ConfigError { problems: vec![whole_layer(origin, error)] })?;
         builder = builder.add_source(Layer(layer));
     }
     let merged = builder.build().and_then(config::Config::try_deserialize::<Value>);
@@ -180,7 +182,8 @@ fn env_layer(tree: &Value, name: &str, value: &str) -> (Value, Value) {
         places.push((key, here));
         here = next;
     }
-    let (mut layer, mut said) = (env_value(value), env_value(value));
+    let mut said = env_value(value);
+    let mut layer = said.clone();
     for (key, around) in places.into_iter().rev() {
         layer = match (around, key.parse::<usize>()) {
             // A list is replaced whole when layers merge, so the layer must carry all of it.
