@@ -36,7 +36,8 @@ fn event(labels: &[(&str, &str)], body: &str) -> Event {
 
 /// Every series on a page, with its value.
 fn series(page: &str) -> BTreeMap<String, f64> {
-    let families = exposition::parse(page.as_bytes()).unwrap();
+    let families =
+        exposition::parse(exposition::Format::Text, exposition::Mode::Compat, page.as_bytes()).unwrap();
     let samples = families.into_iter().flat_map(|family| family.samples);
     samples
         .map(|sample| {
@@ -100,7 +101,8 @@ async fn a_node_exporter_lands_whole() {
         event.attributes.insert(scrape::DURATION, "0.25");
         sink_with(&gateway, json!({ "compression": compression })).send(event.clone()).await.unwrap();
 
-        let mut families = exposition::parse(body.as_bytes()).unwrap();
+        let mut families =
+            exposition::parse(exposition::Format::Text, exposition::Mode::Compat, body.as_bytes()).unwrap();
         exposition::apply_target_labels(&mut families, &labels, false);
         let mut expected = Vec::new();
         exposition::encode(&families, &mut expected);

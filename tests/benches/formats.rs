@@ -17,10 +17,21 @@ const BODY: &[u8] = include_bytes!("../data/node_exporter.txt");
 fn text(c: &mut Criterion) {
     let mut group = c.benchmark_group("text");
     group.throughput(Throughput::Bytes(BODY.len() as u64));
-    group.bench_function("count samples", |b| b.iter(|| exposition::count_samples(black_box(BODY)).unwrap()));
-    group.bench_function("parse", |b| b.iter(|| exposition::parse(black_box(BODY)).unwrap()));
+    group.bench_function("count samples", |b| {
+        b.iter(|| exposition::count_samples(exposition::Format::Text, black_box(BODY)).unwrap())
+    });
+    group.bench_function("parse", |b| {
+        b.iter(|| {
+            exposition::parse(exposition::Format::Text, exposition::Mode::Compat, black_box(BODY)).unwrap()
+        })
+    });
     group.bench_function("parse and make canonical", |b| {
-        b.iter(|| exposition::canonical(exposition::parse(black_box(BODY)).unwrap()))
+        b.iter(|| {
+            exposition::canonical(
+                exposition::parse(exposition::Format::Text, exposition::Mode::Compat, black_box(BODY))
+                    .unwrap(),
+            )
+        })
     });
     group.finish();
 }

@@ -165,12 +165,8 @@ impl<'a> Shelf<'a> {
             let index = match self.by_name.get(&sample.name) {
                 Some(index) => *index,
                 None => {
-                    self.add(Family {
-                        name: sample.name.clone(),
-                        kind: MetricKind::Untyped,
-                        help: help.clone(),
-                        samples: Vec::new(),
-                    });
+                    let family = Family::new(sample.name.clone(), MetricKind::Untyped);
+                    self.add(Family { help: help.clone(), ..family });
                     self.families.len() - 1
                 }
             };
@@ -225,11 +221,12 @@ fn is_natural(value: f64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::parse;
+    use super::super::{Format, Mode, parse};
     use super::*;
 
     fn text(body: &str) -> String {
-        String::from_utf8(canonical(parse(body.as_bytes()).unwrap()).body).unwrap()
+        String::from_utf8(canonical(parse(Format::Text, Mode::Compat, body.as_bytes()).unwrap()).body)
+            .unwrap()
     }
 
     #[test]
@@ -250,7 +247,9 @@ mod tests {
 
     #[test]
     fn the_first_of_a_series_stays() {
-        let all = canonical(parse(b"x{a=\"1\",b=\"2\"} 1\nx 2\nx{b=\"2\",a=\"1\"} 3\n").unwrap());
+        let all = canonical(
+            parse(Format::Text, Mode::Compat, b"x{a=\"1\",b=\"2\"} 1\nx 2\nx{b=\"2\",a=\"1\"} 3\n").unwrap(),
+        );
         assert_eq!((all.samples, all.duplicates), (2, 1));
         assert_eq!(all.body, b"# TYPE x untyped\nx{a=\"1\",b=\"2\"} 1\nx 2\n");
     }
@@ -258,7 +257,7 @@ mod tests {
     #[test]
     fn names_that_no_gateway_holds_are_counted() {
         let body = b"{\"a.b\"} 1\nx{__c=\"1\"} 1\nx{\"d.e\"=\"1\"} 1\nx 1\n";
-        let all = canonical(parse(body).unwrap());
+        let all = canonical(parse(Format::Text, Mode::Compat, body).unwrap());
         assert_eq!((all.samples, all.dropped), (1, 3));
         assert_eq!(all.body, b"# TYPE x untyped\nx 1\n");
     }
@@ -307,8 +306,8 @@ mod tests {
 
     #[test]
     fn families_of_one_name_become_one() {
-        let mut families = parse(b"# HELP x A.\n# TYPE x gauge\nx 1\n").unwrap();
-        families.extend(parse(b"# TYPE x counter\nx{a=\"1\"} 1\n").unwrap());
+        let mut families = parse(Format::Text, Mode::Compat, b"# HELP x A.\n# TYPE x gauge\nx 1\n").unwrap();
+        families.extend(parse(Format::Text, Mode::Compat, b"# TYPE x counter\nx{a=\"1\"} 1\n").unwrap());
         let all = normalize(families);
         assert_eq!(all.families.len(), 1);
         assert_eq!(all.families[0].kind, MetricKind::Counter);

@@ -3,11 +3,13 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use super::entry::Entry;
 use super::error::ParseError;
-use super::model::{Family, MetricKind, Sample};
-use super::text::{Entry, Parser};
+use super::format::{Format, Mode};
+use super::model::{Family, HistogramSample, LabelPair, MetricKind, Sample};
+use super::parser::Parser;
 
-/// Parses a whole body of text format 0.0.4.
+/// Parses a whole body.
 ///
 /// Families come in the order of first appearance and hold their samples in the order of the body,
 /// also when the body mixes families. As in Prometheus, metadata may stand anywhere and the last
@@ -15,36 +17,37 @@ use super::text::{Entry, Parser};
 /// histogram or summary and `x_count` has no metadata of its own. Duplicate series are kept.
 ///
 /// # Errors
-/// Where the body is not text format 0.0.4; then nothing of it is used.
-pub fn parse(body: &[u8]) -> Result<Vec<Family<'_>>, ParseError> {
+/// Where the body is not of its format; then nothing of it is used.
+pub fn parse(format: Format, mode: Mode, body: &[u8]) -> Result<Vec<Family<'_>>, ParseError> {
     let mut names = Names::default();
-    let mut samples: Vec<(usize, Sample<'_>)> = Vec::new();
-    let mut parser = Parser::new(body);
+    let mut samples = Vec::new();
+    let mut histograms = Vec::new();
+    let mut parser = Parser::new(format, mode, body);
     while let Some(entry) = parser.next_entry()? {
         match entry {
-            Entry::Help { name, text } => {
-                let known = names.known(name);
-                known.help = Some(text);
-                known.is_declared = true;
-            }
-            Entry::Type { name, kind } => {
-                let known = names.known(name);
-                known.kind = kind;
-                known.is_declared = true;
-            }
+            Entry::Help { name, text } => names.declared(name).help = Some(text),
+            Entry::Type { name, kind } => names.declared(name).kind = kind,
+            Entry::Unit { name, unit } => names.declared(name).unit = Some(unit),
             Entry::Sample { name, value, timestamp } => {
-                let labels = parser.labels().iter();
-                let sample = Sample {
-                    labels: labels.map(|l| (l.name.clone(), l.value())).collect(),
-                    name: name.clone(),
-                    value,
-                    timestamp,
-                };
+                let labels = labels(&parser);
+                let exemplar = parser.exemplars().first().cloned().map(Box::new);
+                let sample = Sample { name: name.clone(), labels, value, timestamp, exemplar };
                 samples.push((names.index(name), sample));
+            }
+            Entry::Histogram { name, timestamp } => {
+                let labels = labels(&parser);
+                let exemplars = parser.exemplars().to_vec();
+                let Some(value) = parser.histogram().cloned() else { continue };
+                let histogram = HistogramSample { labels, value, timestamp, exemplars };
+                histograms.push((names.index(name), histogram));
             }
         }
     }
-    Ok(names.gather(samples))
+    Ok(names.gather(samples, histograms))
+}
+
+fn labels<'a>(parser: &Parser<'a>) -> Vec<LabelPair<'a>> {
+    parser.labels().iter().map(|label| (label.name.clone(), label.value())).collect()
 }
 
 /// Every name of a body, of families and of series, in the order of appearance.
@@ -59,13 +62,16 @@ struct Known<'a> {
     name: Cow<'a, str>,
     kind: MetricKind,
     help: Option<Cow<'a, str>>,
+    unit: Option<Cow<'a, str>>,
     is_declared: bool,
 }
 
 impl<'a> Names<'a> {
-    fn known(&mut self, name: Cow<'a, str>) -> &mut Known<'a> {
+    fn declared(&mut self, name: Cow<'a, str>) -> &mut Known<'a> {
         let index = self.index(name);
-        &mut self.known[index]
+        let known = &mut self.known[index];
+        known.is_declared = true;
+        known
     }
 
     fn index(&mut self, name: Cow<'a, str>) -> usize {
@@ -78,6 +84,7 @@ impl<'a> Names<'a> {
                 name: name.clone(),
                 kind: MetricKind::Untyped,
                 help: None,
+                unit: None,
                 is_declared: false,
             });
             self.known.len() - 1
@@ -101,7 +108,11 @@ impl<'a> Names<'a> {
             .unwrap_or(index)
     }
 
-    fn gather(mut self, samples: Vec<(usize, Sample<'a>)>) -> Vec<Family<'a>> {
+    fn gather(
+        mut self,
+        samples: Vec<(usize, Sample<'a>)>,
+        histograms: Vec<(usize, HistogramSample<'a>)>,
+    ) -> Vec<Family<'a>> {
         let mut counts = vec![0; self.known.len()];
         for (index, _) in &samples {
             counts[*index] += 1;
@@ -117,7 +128,9 @@ impl<'a> Names<'a> {
                     name: known.name.clone(),
                     kind: known.kind,
                     help: known.help.take(),
+                    unit: known.unit.take(),
                     samples: Vec::new(),
+                    histograms: Vec::new(),
                 });
                 families.len() - 1
             });
@@ -126,6 +139,9 @@ impl<'a> Names<'a> {
         }
         for (index, sample) in samples {
             families[slot_of_name[index]].samples.push(sample);
+        }
+        for (index, histogram) in histograms {
+            families[slot_of_name[index]].histograms.push(histogram);
         }
         families
     }
@@ -136,7 +152,7 @@ mod tests {
     use super::*;
 
     fn shape(body: &str) -> Vec<(String, MetricKind, Vec<String>)> {
-        let families = parse(body.as_bytes()).unwrap();
+        let families = parse(Format::Text, Mode::Compat, body.as_bytes()).unwrap();
         let names = |f: &Family<'_>| f.samples.iter().map(|s| s.name.to_string()).collect();
         families.iter().map(|f| (f.name.to_string(), f.kind, names(f))).collect()
     }
@@ -182,14 +198,14 @@ mod tests {
     #[test]
     fn the_last_metadata_wins() {
         let body = b"# TYPE x gauge\n# HELP x a\nx 1\n# HELP x b\\nc\n# TYPE x counter\n";
-        let families = parse(body).unwrap();
+        let families = parse(Format::Text, Mode::Compat, body).unwrap();
         assert_eq!(families[0].kind, MetricKind::Counter);
         assert_eq!(families[0].help.as_deref(), Some("b\nc"));
     }
 
     #[test]
     fn samples_keep_all_that_they_say() {
-        let families = parse(b"x{b=\"1\\\"\\q\",a=\"\"} 2.5 1700\n").unwrap();
+        let families = parse(Format::Text, Mode::Compat, b"x{b=\"1\\\"\\q\",a=\"\"} 2.5 1700\n").unwrap();
         let sample = &families[0].samples[0];
         let labels = [("b".into(), "1\"\\q".into()), ("a".into(), "".into())];
         assert_eq!(sample.labels, labels);

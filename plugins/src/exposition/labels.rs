@@ -69,11 +69,11 @@ fn export<'a>(sample: &mut Sample<'a>, name: &str, scraped: Cow<'a, str>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{encode, parse};
+    use super::super::{Format, Mode, encode, parse};
     use super::*;
 
     fn relabelled(body: &str, labels: &[(&str, &str)], honor_labels: bool) -> String {
-        let mut families = parse(body.as_bytes()).unwrap();
+        let mut families = parse(Format::Text, Mode::Compat, body.as_bytes()).unwrap();
         apply_target_labels(&mut families, labels, honor_labels);
         let mut out = Vec::new();
         encode(&families, &mut out);

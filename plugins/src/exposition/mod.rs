@@ -10,9 +10,9 @@
 //! body; [`parse`] gathers them into families; [`canonical`] makes the families fit a gateway.
 //!
 //! ```
-//! use prometheus_streams_plugins::exposition;
+//! use prometheus_streams_plugins::exposition::{self, Format, Mode};
 //!
-//! let mut families = exposition::parse(b"# TYPE up gauge\nup{job=\"a\"} 1\n")?;
+//! let mut families = exposition::parse(Format::Text, Mode::Compat, b"# TYPE up gauge\nup{job=\"a\"} 1\n")?;
 //! exposition::apply_target_labels(&mut families, &[("job", "b")], false);
 //! let mut page = Vec::new();
 //! exposition::encode(&families, &mut page);
@@ -22,19 +22,27 @@
 
 mod canonical;
 mod encode;
+mod entry;
 mod error;
 mod float;
+mod format;
 mod group;
 mod labels;
 mod model;
+mod parser;
 mod text;
 #[cfg(test)]
 mod verdicts;
 
 pub use canonical::{Canonical, Normalized, canonical, normalize};
 pub use encode::{encode, encode_help, encode_sample, encode_type};
+pub use entry::{Entry, Label};
 pub use error::ParseError;
+pub use format::{Format, Mode};
 pub use group::parse;
 pub use labels::apply_target_labels;
-pub use model::{Family, LabelPair, MetricKind, Sample, is_plain_label_name, is_plain_metric_name};
-pub use text::{Entry, Label, Parser, count_samples};
+pub use model::{
+    Buckets, Exemplar, Family, HistogramSample, LabelPair, MetricKind, NativeHistogram, Sample,
+    is_plain_label_name, is_plain_metric_name,
+};
+pub use parser::{Parser, count_samples};

@@ -10,84 +10,54 @@
 //! word. Here it is an error in place of a sample, and nothing special in a comment.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
+use super::entry::{Entry, Label, unescape};
 use super::error::{ParseError, found};
 use super::float::parse_float;
 use super::model::{MetricKind, is_name_char, is_name_start};
 
-/// One line of meaning; comments and blank lines are skipped.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Entry<'a> {
-    /// A `HELP` line.
-    Help {
-        /// The family that it describes.
-        name: Cow<'a, str>,
-        /// The unescaped text.
-        text: Cow<'a, str>,
-    },
-    /// A `TYPE` line.
-    Type {
-        /// The family that it describes.
-        name: Cow<'a, str>,
-        /// Its kind.
-        kind: MetricKind,
-    },
-    /// A sample; its labels are in [`Parser::labels`] until the next entry is read.
-    Sample {
-        /// The name of the series.
-        name: Cow<'a, str>,
-        /// Its value.
-        value: f64,
-        /// Milliseconds since the epoch.
-        timestamp: Option<i64>,
-    },
-}
-
-/// One label of a sample, its value still escaped.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Label<'a> {
-    /// The name, unquoted.
-    pub name: Cow<'a, str>,
-    raw: &'a str,
-    at: usize,
-}
-
-impl<'a> Label<'a> {
-    /// The unescaped value; borrowed unless it has an escape.
-    pub fn value(&self) -> Cow<'a, str> {
-        unescape(self.raw, true)
-    }
-}
-
 /// Reads a body entry by entry. Allocates only for names and help texts with escapes, and for the
 /// one buffer of labels that all samples share.
 #[derive(Debug)]
-pub struct Parser<'a> {
+pub(super) struct TextParser<'a> {
     body: &'a [u8],
     /// The longest valid prefix: nearly always all, and then slices need no second look.
     valid: &'a str,
     at: usize,
     labels: Vec<Label<'a>>,
     order: Vec<usize>,
+    line_start: usize,
+    series_end: usize,
 }
 
-impl<'a> Parser<'a> {
+impl<'a> TextParser<'a> {
     /// A parser at the start of `body`.
-    pub fn new(body: &'a [u8]) -> Self {
+    pub(super) fn new(body: &'a [u8]) -> Self {
         let valid = std::str::from_utf8(body)
             .or_else(|error| std::str::from_utf8(&body[..error.valid_up_to()]))
             .unwrap_or_default();
-        Self { body, valid, at: 0, labels: Vec::new(), order: Vec::new() }
+        Self { body, valid, at: 0, labels: Vec::new(), order: Vec::new(), line_start: 0, series_end: 0 }
     }
 
     /// The labels of the sample that was read last, in the order of the body.
-    pub fn labels(&self) -> &[Label<'a>] {
+    pub(super) fn labels(&self) -> &[Label<'a>] {
         &self.labels
+    }
+
+    /// See [`super::Parser::line`].
+    pub(super) fn line(&self) -> Range<usize> {
+        self.line_start..self.at
+    }
+
+    /// See [`super::Parser::series`].
+    pub(super) fn series(&self) -> Range<usize> {
+        self.line_start..self.series_end
     }
 
     /// Reads on to the next entry; `None` at the end of the body. After an error the parser's
     /// position has no meaning.
-    pub fn next_entry(&mut self) -> Result<Option<Entry<'a>>, ParseError> {
+    pub(super) fn next_entry(&mut self) -> Result<Option<Entry<'a>>, ParseError> {
         loop {
             let indent = self.at;
             self.skip_blanks();
@@ -233,14 +203,17 @@ impl<'a> Parser<'a> {
     fn sample(&mut self) -> Result<Entry<'a>, ParseError> {
         self.labels.clear();
         let start = self.at;
+        self.line_start = start;
         let mut name = match self.peek() {
             Some(b'{') => None,
             Some(byte) if is_name_start(byte) => Some(self.plain_name()?),
             _ => return self.expected("a metric name or a comment"),
         };
+        self.series_end = self.at;
         self.skip_blanks();
         if self.peek() == Some(b'{') {
             self.label_block(&mut name)?;
+            self.series_end = self.at;
         }
         let Some(name) = name else {
             return Err(self.fail(start, "expected a quoted metric name in the braces"));
@@ -359,39 +332,4 @@ impl<'a> Parser<'a> {
             Some(_) => self.expected("a timestamp in milliseconds or the end of the line"),
         }
     }
-}
-
-/// Resolves `\\`, `\n` and, in quoted strings, `\"`. Other escapes stay as they are.
-fn unescape(raw: &str, is_quoted: bool) -> Cow<'_, str> {
-    if memchr::memchr(b'\\', raw.as_bytes()).is_none() {
-        return Cow::Borrowed(raw);
-    }
-    let mut text = String::with_capacity(raw.len());
-    let mut rest = raw;
-    while let Some(at) = rest.find('\\') {
-        text.push_str(&rest[..at]);
-        let (plain, used) = match rest.as_bytes().get(at + 1) {
-            Some(b'\\') => ("\\", 2),
-            Some(b'n') => ("\n", 2),
-            Some(b'"') if is_quoted => ("\"", 2),
-            _ => ("\\", 1),
-        };
-        text.push_str(plain);
-        rest = &rest[at + used..];
-    }
-    text.push_str(rest);
-    Cow::Owned(text)
-}
-
-/// How many samples a body holds; checks all of it, and keeps nothing.
-///
-/// # Errors
-/// Where the body is not text format 0.0.4.
-pub fn count_samples(body: &[u8]) -> Result<usize, ParseError> {
-    let mut parser = Parser::new(body);
-    let mut samples = 0;
-    while let Some(entry) = parser.next_entry()? {
-        samples += usize::from(matches!(entry, Entry::Sample { .. }));
-    }
-    Ok(samples)
 }

@@ -143,8 +143,8 @@ const REFUSED: &[(&[u8], usize, usize)] = &[
 fn what_prometheus_takes_is_taken() {
     for (body, samples) in ACCEPTED {
         let text = String::from_utf8_lossy(body);
-        assert_eq!(count_samples(body), Ok(*samples), "{text:?}");
-        let families = parse(body).unwrap();
+        assert_eq!(count_samples(Format::Text, body), Ok(*samples), "{text:?}");
+        let families = parse(Format::Text, Mode::Compat, body).unwrap();
         let parsed: usize = families.iter().map(|f| f.samples.len()).sum();
         assert_eq!(parsed, *samples, "{text:?}");
     }
@@ -154,20 +154,20 @@ fn what_prometheus_takes_is_taken() {
 fn what_prometheus_refuses_is_refused_where_it_is_wrong() {
     for (body, line, column) in REFUSED {
         let text = String::from_utf8_lossy(body);
-        let error = parse(body).expect_err(&text);
+        let error = parse(Format::Text, Mode::Compat, body).expect_err(&text);
         assert_eq!((error.line, error.column), (*line, *column), "{text:?}: {error}");
     }
 }
 
 #[test]
 fn an_error_says_what_was_expected() {
-    let error = parse(b"x 1\nhttp_requests{code=200} 5\n").unwrap_err();
+    let error = parse(Format::Text, Mode::Compat, b"x 1\nhttp_requests{code=200} 5\n").unwrap_err();
     assert_eq!(error.to_string(), "line 2, column 20: expected a label value in double quotes, found '2'");
 }
 
 #[test]
 fn the_parser_borrows() {
-    let mut parser = Parser::new(b"x{a=\"1\"} 2\n");
+    let mut parser = Parser::new(Format::Text, Mode::Compat, b"x{a=\"1\"} 2\n");
     let entry = parser.next_entry().unwrap();
     let name = "x".into();
     let (value, timestamp) = (2.0, None);
@@ -205,33 +205,33 @@ proptest! {
 
     #[test]
     fn nothing_panics(body in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let _ = parse(&body).map(canonical);
+        let _ = parse(Format::Text, Mode::Compat, &body).map(canonical);
     }
 
     #[test]
     fn nothing_panics_near_the_format(body in r#"([x#{}"\\=, \t\n10é\x00]|HELP|TYPE){0,40}"#) {
-        let counted = count_samples(body.as_bytes());
-        let parsed = parse(body.as_bytes());
+        let counted = count_samples(Format::Text, body.as_bytes());
+        let parsed = parse(Format::Text, Mode::Compat, body.as_bytes());
         let parsed = parsed.map(|all| all.iter().map(|f| f.samples.len()).sum());
         prop_assert_eq!(counted, parsed);
     }
 
     #[test]
     fn encoding_is_undone_by_parsing(body in bodies()) {
-        if let Ok(families) = parse(body.as_bytes()) {
+        if let Ok(families) = parse(Format::Text, Mode::Compat, body.as_bytes()) {
             let mut page = Vec::new();
             encode(&families, &mut page);
-            prop_assert_eq!(readable(&parse(&page).unwrap()), readable(&families));
+            prop_assert_eq!(readable(&parse(Format::Text, Mode::Compat, &page).unwrap()), readable(&families));
         }
     }
 
     #[test]
     fn canonical_is_stable_and_keeps_every_series(body in bodies()) {
-        if let Ok(families) = parse(body.as_bytes()) {
+        if let Ok(families) = parse(Format::Text, Mode::Compat, body.as_bytes()) {
             let samples: usize = families.iter().map(|f| f.samples.len()).sum();
             let first = canonical(families);
             prop_assert_eq!(first.samples + first.duplicates + first.dropped, samples);
-            let second = canonical(parse(&first.body).unwrap());
+            let second = canonical(parse(Format::Text, Mode::Compat, &first.body).unwrap());
             prop_assert_eq!(&second.body, &first.body);
             prop_assert_eq!((second.samples, second.duplicates, second.dropped), (first.samples, 0, 0));
         }

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus_streams_core::event::Event;
 
 use super::scrape;
-use crate::exposition::{self, Family, MetricKind, ParseError, Sample};
+use crate::exposition::{self, Family, Format, MetricKind, Mode, ParseError, Sample};
 
 /// The name under which a scrape says when it was taken.
 pub const TIMESTAMP: &str = "scrape_timestamp_seconds";
@@ -53,7 +53,7 @@ fn read(event: &Event) -> Result<Vec<Family<'_>>, Unreadable> {
     if content_type.starts_with("application/vnd.google.protobuf") {
         return Err(Unreadable::Protobuf(content_type.to_owned()));
     }
-    exposition::parse(&event.body).map_err(|error| {
+    exposition::parse(Format::Text, Mode::Compat, &event.body).map_err(|error| {
         if content_type.is_empty() || content_type.starts_with("text/plain") {
             Unreadable::Text(error)
         } else {
@@ -83,8 +83,8 @@ fn report<'a>(event: &Event, is_readable: bool, scraped: &[Family<'_>]) -> Vec<F
 }
 
 fn gauge<'a>(name: &'a str, help: &'a str, value: f64) -> Family<'a> {
-    let sample = Sample { name: name.into(), labels: Vec::new(), value, timestamp: None };
-    Family { name: name.into(), kind: MetricKind::Gauge, help: Some(help.into()), samples: vec![sample] }
+    let samples = vec![Sample::new(name, value)];
+    Family { help: Some(help.into()), samples, ..Family::new(name, MetricKind::Gauge) }
 }
 
 fn unix_seconds(time: SystemTime) -> f64 {

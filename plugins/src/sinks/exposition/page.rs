@@ -81,7 +81,9 @@ mod tests {
 
     fn entries(bodies: &[&str]) -> Vec<Arc<Entry>> {
         let entry = |body: &&str| {
-            let families = exposition::parse(body.as_bytes()).unwrap();
+            let families =
+                exposition::parse(exposition::Format::Text, exposition::Mode::Compat, body.as_bytes())
+                    .unwrap();
             Arc::new(Entry::new(SystemTime::UNIX_EPOCH, &families))
         };
         bodies.iter().map(entry).collect()
@@ -132,6 +134,6 @@ mod tests {
     fn the_page_can_be_parsed() {
         let histogram = "# TYPE h histogram\nh_bucket{le=\"+Inf\"} 2\nh_sum 3\nh_count 2\n";
         let (text, _) = page(&[histogram, "h_bucket 1\n", "x{a=\"\\\"\\\\\"} NaN\n"], false);
-        assert_eq!(exposition::count_samples(text.as_bytes()), Ok(5));
+        assert_eq!(exposition::count_samples(exposition::Format::Text, text.as_bytes()), Ok(5));
     }
 }

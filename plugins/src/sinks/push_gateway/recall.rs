@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use super::PushGateway;
 use super::key::GroupingKey;
-use crate::exposition::{Entry, ParseError, Parser};
+use crate::exposition::{Entry, Format, Mode, ParseError, Parser};
 use crate::support::http::HttpError;
 use crate::support::report::TIMESTAMP;
 
@@ -55,7 +55,7 @@ impl PushGateway {
 
 /// When the scrapes on a gateway's page were taken, by the labels of their targets.
 fn times(page: &[u8]) -> Result<Vec<(Labels, SystemTime)>, ParseError> {
-    let mut parser = Parser::new(page);
+    let mut parser = Parser::new(Format::Text, Mode::Compat, page);
     let mut times = Vec::new();
     while let Some(entry) = parser.next_entry()? {
         let Entry::Sample { name, value, .. } = entry else { continue };

@@ -1,0 +1,87 @@
+//! What a parser reads, one entry at a time, whatever the format.
+
+use std::borrow::Cow;
+
+use super::model::MetricKind;
+
+/// One line of meaning; comments and blank lines are skipped.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Entry<'a> {
+    /// A `HELP` line.
+    Help {
+        /// The family that it describes.
+        name: Cow<'a, str>,
+        /// The unescaped text.
+        text: Cow<'a, str>,
+    },
+    /// A `TYPE` line.
+    Type {
+        /// The family that it describes.
+        name: Cow<'a, str>,
+        /// Its kind.
+        kind: MetricKind,
+    },
+    /// A `UNIT` line.
+    Unit {
+        /// The family that it describes.
+        name: Cow<'a, str>,
+        /// The unit.
+        unit: Cow<'a, str>,
+    },
+    /// A sample; its labels are in [`super::Parser::labels`] until the next entry is read, and its
+    /// exemplar in [`super::Parser::exemplars`].
+    Sample {
+        /// The name of the series.
+        name: Cow<'a, str>,
+        /// Its value.
+        value: f64,
+        /// Milliseconds since the epoch.
+        timestamp: Option<i64>,
+    },
+    /// A native histogram; it is in [`super::Parser::histogram`] until the next entry is read, and its labels
+    /// and exemplars are where those of a sample are.
+    Histogram {
+        /// The name of the series.
+        name: Cow<'a, str>,
+        /// Milliseconds since the epoch.
+        timestamp: Option<i64>,
+    },
+}
+
+/// One label of a sample, its value perhaps still escaped.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Label<'a> {
+    /// The name, unquoted.
+    pub name: Cow<'a, str>,
+    pub(super) raw: &'a str,
+    pub(super) at: usize,
+}
+
+impl<'a> Label<'a> {
+    /// The unescaped value; borrowed unless it has an escape.
+    pub fn value(&self) -> Cow<'a, str> {
+        unescape(self.raw, true)
+    }
+}
+
+/// Resolves `\\`, `\n` and, in quoted strings, `\"`. Other escapes stay as they are.
+pub(super) fn unescape(raw: &str, is_quoted: bool) -> Cow<'_, str> {
+    if memchr::memchr(b'\\', raw.as_bytes()).is_none() {
+        return Cow::Borrowed(raw);
+    }
+    let mut text = String::with_capacity(raw.len());
+    let mut rest = raw;
+    while let Some(at) = rest.find('\\') {
+        text.push_str(&rest[..at]);
+        let (plain, used) = match rest.as_bytes().get(at + 1) {
+            Some(b'\\') => ("\\", 2),
+            Some(b'n') => ("\n", 2),
+            Some(b'"') if is_quoted => ("\"", 2),
+            _ => ("\\", 1),
+        };
+        text.push_str(plain);
+        rest = &rest[at + used..];
+    }
+    text.push_str(rest);
+    Cow::Owned(text)
+}

