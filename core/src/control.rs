@@ -112,6 +112,11 @@ impl Control {
         self.0.health.degraded()
     }
 
+    /// The reports of all stages on a topic as they are now, by the name of their stage.
+    pub fn reports(&self, topic: &str) -> Vec<(String, serde_json::Value)> {
+        self.0.health.reports(topic)
+    }
+
     /// The metrics of the program, for whoever serves them.
     pub fn metrics(&self) -> &Metrics {
         &self.0.metrics
