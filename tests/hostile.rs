@@ -9,6 +9,7 @@ use crate::support::agent::Agent;
 use crate::support::oracle::landed;
 use crate::support::prometheus::{PushGateway, sample};
 use crate::support::targets::{Behaviour, Targets};
+use crate::support::usage::most_memory;
 use crate::support::wait::{secs, wait_until};
 
 /// As much as the program may use while it is fed 2 GB at a time.
@@ -70,7 +71,7 @@ async fn bad_targets_are_down_and_good_ones_do_not_notice() {
     let seen = good().await;
     wait_until("the good target to go on", secs(20), async || good().await > seen + 2).await;
 
-    let memory = resident(agent.id());
+    let memory = most_memory(agent.id());
     assert!(memory < MEMORY_LIMIT, "{} MiB in use", memory >> 20);
     assert!(agent.terminate().await.success());
 }
@@ -78,11 +79,4 @@ async fn bad_targets_are_down_and_good_ones_do_not_notice() {
 /// An address where nobody listens.
 fn closed_port() -> std::net::SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-/// The most memory that a process has used, in bytes.
-fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }

@@ -31,6 +31,7 @@ use support::http;
 use support::nats::NatsServer;
 use support::process::program;
 use support::server::{Ready, Server, temp_dir};
+use support::usage::{cpu_seconds, memory};
 use support::wait::{secs, wait_until};
 
 const BODY: &[u8] = include_bytes!("../data/node_exporter.txt");
@@ -43,8 +44,6 @@ const WINDOW: Duration = secs(20);
 const WARM_UP: u64 = 5;
 /// Whoever takes more than this part of the machine for itself leaves too little to those it talks to.
 const BUSY: f64 = 0.6;
-/// Clock ticks of `/proc/PID/stat` in a second.
-const TICKS: f64 = 100.0;
 
 #[tokio::main]
 async fn main() {
@@ -122,7 +121,7 @@ impl Far {
         let ((scrapes, written), cpu) = (self.counts().await, cpu_seconds(pid));
         tokio::time::sleep(WINDOW).await;
         let ((scrapes_after, written_after), cpu_after) = (self.counts().await, cpu_seconds(pid));
-        (scrapes_after - scrapes, cpu_after - cpu, written_after - written, memory(pid))
+        (scrapes_after - scrapes, cpu_after - cpu, written_after - written, memory(pid) as f64)
     }
 }
 
@@ -211,22 +210,6 @@ fn vmagent_command(file: &Path, dir: &Path, port: u16, to: &str) -> Command {
         .arg(format!("-remoteWrite.url={to}"))
         .arg(format!("-httpListenAddr=127.0.0.1:{port}"));
     command
-}
-
-/// User and system time that a process has used.
-fn cpu_seconds(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("read the state of a process");
-    // The name, in brackets, may hold anything; the times are the 12th and 13th fields after it.
-    let fields: Vec<_> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();
-    let ticks: f64 = fields[11..13].iter().map(|field| field.parse::<f64>().expect("ticks")).sum();
-    ticks / TICKS
-}
-
-/// Bytes of memory that a process has in use.
-fn memory(pid: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("read the state of a process");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
-    line.trim().trim_end_matches(" kB").parse::<f64>().expect("kB") * 1024.0
 }
 
 #[derive(Default)]

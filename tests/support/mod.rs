@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod certs;
 pub mod configs;
+pub mod fleet;
 pub mod http;
 pub mod nats;
 pub mod oracle;
@@ -14,4 +15,5 @@ pub mod prometheus;
 pub mod proxy;
 pub mod server;
 pub mod targets;
+pub mod usage;
 pub mod wait;
