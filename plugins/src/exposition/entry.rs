@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::float::format_bound;
 use super::model::MetricKind;
 
 /// One line of meaning; comments and blank lines are skipped.
@@ -39,28 +40,55 @@ pub enum Entry<'a> {
         timestamp: Option<i64>,
     },
     /// A native histogram; it is in [`super::Parser::histogram`] until the next entry is read, and its labels
-    /// and exemplars are where those of a sample are.
+    /// and exemplars are where those of a sample are. The same observations in classic form follow it, so
+    /// that a caller takes either: this entry, or the `classic` samples after it.
     Histogram {
-        /// The name of the series.
+        /// The name of the family.
         name: Cow<'a, str>,
         /// Milliseconds since the epoch.
         timestamp: Option<i64>,
+        /// How many samples follow that say the same in classic form: `_count`, `_sum`, `_bucket`s.
+        classic: usize,
+        /// Whether the target exposed classic buckets at all; if not, the only one is `+Inf`, made from the
+        /// count. Prometheus, once it takes native histograms, takes the classic samples only where there
+        /// are buckets, and only with `always_scrape_classic_histograms`.
+        has_buckets: bool,
     },
 }
 
-/// One label of a sample, its value perhaps still escaped.
+/// One label of a sample, its value perhaps not yet resolved.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Label<'a> {
     /// The name, unquoted.
     pub name: Cow<'a, str>,
-    pub(super) raw: &'a str,
+    pub(super) raw: RawValue<'a>,
     pub(super) at: usize,
 }
 
+/// A label value as the parser came by it; nothing is allocated until somebody asks for the text.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum RawValue<'a> {
+    /// From inside double quotes.
+    Escaped(&'a str),
+    /// What it says.
+    Plain(&'a str),
+    /// A bucket's bound or a quantile, in Prometheus' spelling.
+    Number(f64),
+}
+
 impl<'a> Label<'a> {
-    /// The unescaped value; borrowed unless it has an escape.
+    /// The unescaped value; borrowed unless it has an escape or was a number.
     pub fn value(&self) -> Cow<'a, str> {
-        unescape(self.raw, true)
+        match self.raw {
+            RawValue::Escaped(text) => unescape(text, true),
+            RawValue::Plain(text) => Cow::Borrowed(text),
+            RawValue::Number(number) => Cow::Owned(format_bound(number)),
+        }
+    }
+
+    /// Whether the value is empty, which means the same as no label.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self.raw, RawValue::Escaped("") | RawValue::Plain(""))
     }
 }
 

@@ -1,28 +1,51 @@
-//! Where a body stops being the text format, and what should have stood there.
+//! Where a body stops being of its format, and what should have stood there.
 
-/// A body is not text format 0.0.4. The whole body is refused: half a scrape would look like a
-/// target that lost some of its series.
+use std::fmt;
+
+/// A body is not of its format. The whole body is refused: half a scrape would look like a target
+/// that lost some of its series.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}, column {column}: {message}")]
+#[error("{place}: {message}")]
 pub struct ParseError {
-    /// Line of the offence, from 1. A line feed inside a quoted string counts as a line.
-    pub line: usize,
-    /// Column of the offence in characters, from 1.
-    pub column: usize,
+    /// Where the offence stands.
+    pub place: Place,
     /// What was expected and what was found.
     pub message: String,
 }
 
+/// A place in a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In a format of lines.
+    Line {
+        /// The line, from 1. A line feed inside a quoted string counts as a line.
+        line: usize,
+        /// The column in characters, from 1.
+        column: usize,
+    },
+    /// In a binary format: how many bytes come before.
+    Byte(usize),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line { line, column } => write!(f, "line {line}, column {column}"),
+            Self::Byte(offset) => write!(f, "byte {offset}"),
+        }
+    }
+}
+
 impl ParseError {
-    /// The error at byte `at` of `body`.
+    /// The error at byte `at` of a `body` of lines.
     pub(super) fn new(body: &[u8], at: usize, message: String) -> Self {
         let before = &body[..at.min(body.len())];
         let line_start = memchr::memrchr(b'\n', before).map_or(0, |lf| lf + 1);
-        Self {
+        let place = Place::Line {
             line: memchr::memchr_iter(b'\n', before).count() + 1,
             column: String::from_utf8_lossy(&before[line_start..]).chars().count() + 1,
-            message,
-        }
+        };
+        Self { place, message }
     }
 }
 

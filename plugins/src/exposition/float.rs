@@ -68,6 +68,29 @@ pub(super) fn write_float(out: &mut Vec<u8>, value: f64) {
     }
 }
 
+/// The text of a bucket's bound or a quantile as Prometheus has it in `le` and `quantile`: Go's shortest
+/// form, with `.0` behind a number that would look like an integer.
+pub(super) fn format_bound(value: f64) -> String {
+    if value == 0.0 {
+        return "0.0".to_owned(); // also for minus zero
+    }
+    if !value.is_finite() {
+        let mut text = Vec::new();
+        write_float(&mut text, value);
+        return String::from_utf8_lossy(&text).into_owned();
+    }
+    // Rust and Go agree on the shortest digits; only the layout differs.
+    let scientific = format!("{value:e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    let shown_plainly = -4..=5;
+    if shown_plainly.contains(&exponent) {
+        let plain = value.to_string();
+        return if plain.contains('.') { plain } else { plain + ".0" };
+    }
+    format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,6 +145,27 @@ mod tests {
         assert_eq!(written(1e300), "1e300");
         assert_eq!(written(f64::NEG_INFINITY), "-Inf");
         assert_eq!(written(f64::NAN), "NaN");
+    }
+
+    #[test]
+    fn bounds_look_as_in_prometheus() {
+        for (value, text) in [
+            (1.0, "1.0"),
+            (0.0, "0.0"),
+            (-0.0, "0.0"),
+            (0.25, "0.25"),
+            (999_999.0, "999999.0"),
+            (1e6, "1e+06"),
+            (1_234_567.5, "1.2345675e+06"),
+            (-1e21, "-1e+21"),
+            (0.0001, "0.0001"),
+            (1.5e-5, "1.5e-05"),
+            (1e300, "1e+300"),
+            (f64::INFINITY, "+Inf"),
+            (f64::NAN, "NaN"),
+        ] {
+            assert_eq!(format_bound(value), text);
+        }
     }
 
     proptest! {

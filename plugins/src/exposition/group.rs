@@ -34,7 +34,7 @@ pub fn parse(format: Format, mode: Mode, body: &[u8]) -> Result<Vec<Family<'_>>,
                 let sample = Sample { name: name.clone(), labels, value, timestamp, exemplar };
                 samples.push((names.index(name), sample));
             }
-            Entry::Histogram { name, timestamp } => {
+            Entry::Histogram { name, timestamp, .. } => {
                 let labels = labels(&parser);
                 let exemplars = parser.exemplars().to_vec();
                 let Some(value) = parser.histogram().cloned() else { continue };

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::model::{Family, Sample};
+use super::model::{Family, LabelPair};
 
-/// Adds the labels of a target to every sample, as a scrape does.
+/// Adds the labels of a target to every sample and native histogram, as a scrape does.
 ///
 /// Without `honor_labels` the target wins: a scraped label of the same name moves to
 /// `exported_<name>`, with the prefix repeated until the name is free, shortest names first; an
@@ -16,59 +16,62 @@ pub fn apply_target_labels<'a>(
     labels: &[(&'a str, &'a str)],
     honor_labels: bool,
 ) {
-    let samples = families.iter_mut().flat_map(|f| &mut f.samples);
-    for sample in samples {
-        if honor_labels {
-            add_missing(sample, labels);
-        } else {
-            add_all(sample, labels);
+    for family in families {
+        let samples = family.samples.iter_mut().map(|s| &mut s.labels);
+        for own in samples.chain(family.histograms.iter_mut().map(|h| &mut h.labels)) {
+            if honor_labels {
+                add_missing(own, labels);
+            } else {
+                add_all(own, labels);
+            }
+            own.retain(|(_, value)| !value.is_empty());
         }
-        sample.labels.retain(|(_, value)| !value.is_empty());
     }
 }
 
-fn add_missing<'a>(sample: &mut Sample<'a>, labels: &[(&'a str, &'a str)]) {
+fn add_missing<'a>(own: &mut Vec<LabelPair<'a>>, labels: &[(&'a str, &'a str)]) {
     for (name, value) in labels {
-        if !sample.labels.iter().any(|(own, _)| own == name) {
+        if !own.iter().any(|(own, _)| own == name) {
             let label = (Cow::Borrowed(*name), Cow::Borrowed(*value));
-            sample.labels.push(label);
+            own.push(label);
         }
     }
 }
 
-fn add_all<'a>(sample: &mut Sample<'a>, labels: &[(&'a str, &'a str)]) {
+fn add_all<'a>(own: &mut Vec<LabelPair<'a>>, labels: &[(&'a str, &'a str)]) {
     let mut displaced = Vec::new();
     for (name, value) in labels.iter().filter(|(_, value)| !value.is_empty()) {
         let target = Cow::Borrowed(*value);
-        match sample.labels.iter_mut().find(|(own, _)| own == name) {
+        match own.iter_mut().find(|(own, _)| own == name) {
             Some((_, scraped)) => {
                 let scraped = std::mem::replace(scraped, target);
                 displaced.push((*name, scraped));
             }
-            None => sample.labels.push((Cow::Borrowed(*name), target)),
+            None => own.push((Cow::Borrowed(*name), target)),
         }
     }
     displaced.retain(|(_, scraped)| !scraped.is_empty());
     displaced.sort_by_key(|(name, _)| name.len());
     for (name, scraped) in displaced {
-        export(sample, name, scraped);
+        export(own, name, scraped);
     }
 }
 
-fn export<'a>(sample: &mut Sample<'a>, name: &str, scraped: Cow<'a, str>) {
+fn export<'a>(own: &mut Vec<LabelPair<'a>>, name: &str, scraped: Cow<'a, str>) {
     let mut exported = format!("exported_{name}");
-    while !sample.label(&exported).is_empty() {
+    while own.iter().any(|(own, value)| *own == exported && !value.is_empty()) {
         exported.insert_str(0, "exported_");
     }
     let exported = Cow::Owned(exported);
-    match sample.labels.iter_mut().find(|(own, _)| *own == exported) {
+    match own.iter_mut().find(|(own, _)| *own == exported) {
         Some((_, empty)) => *empty = scraped,
-        None => sample.labels.push((exported, scraped)),
+        None => own.push((exported, scraped)),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::model::{HistogramSample, MetricKind, NativeHistogram};
     use super::super::{Format, Mode, encode, parse};
     use super::*;
 
@@ -96,6 +99,20 @@ mod tests {
         ] {
             assert_eq!(relabelled(body, &job, false), line, "{body}");
         }
+    }
+
+    #[test]
+    fn native_histograms_are_labelled_too() {
+        let mut family = Family::new("h", MetricKind::Histogram);
+        family.histograms.push(HistogramSample {
+            labels: vec![("job".into(), "s".into())],
+            value: NativeHistogram::default(),
+            timestamp: None,
+            exemplars: Vec::new(),
+        });
+        apply_target_labels(std::slice::from_mut(&mut family), &[("job", "t")], false);
+        let labels = [("job".into(), "t".into()), ("exported_job".into(), "s".into())];
+        assert_eq!(family.histograms[0].labels, labels);
     }
 
     #[test]

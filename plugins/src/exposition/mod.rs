@@ -37,7 +37,7 @@ mod verdicts;
 pub use canonical::{Canonical, Normalized, canonical, normalize};
 pub use encode::{encode, encode_help, encode_sample, encode_type};
 pub use entry::{Entry, Label};
-pub use error::ParseError;
+pub use error::{ParseError, Place};
 pub use format::{Format, Mode};
 pub use group::parse;
 pub use labels::apply_target_labels;

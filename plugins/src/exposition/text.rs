@@ -12,7 +12,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::entry::{Entry, Label, unescape};
+use super::entry::{Entry, Label, RawValue, unescape};
 use super::error::{ParseError, found};
 use super::float::parse_float;
 use super::model::{MetricKind, is_name_char, is_name_start};
@@ -267,7 +267,7 @@ impl<'a> TextParser<'a> {
         if name == "__name__" {
             return Err(self.fail(at, "expected a label other than __name__"));
         }
-        self.labels.push(Label { name, raw, at });
+        self.labels.push(Label { name, raw: RawValue::Escaped(raw), at });
         Ok(())
     }
 
@@ -286,13 +286,13 @@ impl<'a> TextParser<'a> {
             let (same, later) = rest.split_at(run.count());
             rest = later;
             let [_, second, ..] = same else { continue };
-            if !same.iter().any(|index| labels[*index].raw.is_empty()) {
+            if !same.iter().any(|index| labels[*index].is_empty()) {
                 let again = &labels[*second];
                 let message = format!("expected each label once, found {:?} again", again.name);
                 return Err(ParseError::new(self.body, again.at, message));
             }
             for index in same {
-                labels[*index].raw = "";
+                labels[*index].raw = RawValue::Escaped("");
             }
         }
         Ok(())

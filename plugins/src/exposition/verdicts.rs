@@ -155,7 +155,8 @@ fn what_prometheus_refuses_is_refused_where_it_is_wrong() {
     for (body, line, column) in REFUSED {
         let text = String::from_utf8_lossy(body);
         let error = parse(Format::Text, Mode::Compat, body).expect_err(&text);
-        assert_eq!((error.line, error.column), (*line, *column), "{text:?}: {error}");
+        let place = Place::Line { line: *line, column: *column };
+        assert_eq!(error.place, place, "{text:?}: {error}");
     }
 }
 
