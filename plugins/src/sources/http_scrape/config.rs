@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
+use super::job::Pace;
 use super::schedule::Rhythm;
 use super::scraper::{Target, is_metrics_format};
 use crate::support::http::{Auth, BasicAuth, Endpoint, HttpClient, Limits};
@@ -154,13 +155,6 @@ impl JsonSchema for TargetEntry {
     }
 }
 
-/// How often, and for how long at most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Pace {
-    pub(super) interval: Duration,
-    pub(super) timeout: Duration,
-}
-
 impl Pace {
     /// What a level of the configuration makes of the level above it. A timeout from above gives way
     /// to a shorter interval; one that is set here must fit.
@@ -176,12 +170,6 @@ impl Pace {
             problems.add("timeout", "must be more than zero");
         }
         problems.or(Self { interval: every, timeout: timeout.map_or(self.timeout.min(every), |span| span.0) })
-    }
-
-    /// The timeout, cut so that a scrape which began in time is over before the next one is due.
-    fn timeout_within_slot(self) -> Duration {
-        let margin = (self.interval / 50).min(Duration::from_millis(100));
-        self.timeout.min(self.interval - margin)
     }
 }
 
