@@ -14,27 +14,30 @@ pub const TIMESTAMP: &str = "scrape_timestamp_seconds";
 /// Why the body of an event cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
-    /// The target answered in a format that is not text.
-    #[error("cannot read the scrape: {0} is not a text format")]
-    Protobuf(String),
-    /// The target did not say what it answered, or said that it is text; and it is not.
-    #[error("cannot read the scrape as text format 0.0.4: {0}")]
-    Text(ParseError),
+    /// It is not of the format that the target said, or is text if it did not say.
+    #[error("cannot read the scrape as {0}: {1}")]
+    Broken(&'static str, ParseError),
     /// The target said that its answer is something else, and it cannot be read as text.
-    #[error("cannot read the scrape as text format 0.0.4 (the target says it is {1:?}): {0}")]
-    OtherText(ParseError, String),
+    #[error("cannot read the scrape as {TEXT} (the target says it is {1:?}): {0}")]
+    Other(ParseError, String),
 }
+
+const TEXT: &str = "text format 0.0.4";
 
 /// The families of a scrape, without the labels of its target, and whether the body could be read. If
 /// not, they are those of a failed scrape, as for a Prometheus that scrapes such a target: `up 0`.
 ///
-/// The report comes first: `up`, `scrape_samples_scraped`, `scrape_timestamp_seconds` and, where known,
-/// `scrape_duration_seconds`. Where the target exposes these series itself, its own are left out.
+/// The report comes first: `up`, `scrape_duration_seconds`, `scrape_samples_scraped`,
+/// `scrape_samples_post_metric_relabeling`, `scrape_series_added` and `scrape_timestamp_seconds`, as far as they
+/// are known. Where the target exposes these series itself, its own are left out.
 pub fn families(event: &Event) -> (Vec<Family<'_>>, Result<(), Unreadable>) {
     let (mut scraped, readable) = match read(event) {
         Ok(scraped) => (scraped, Ok(())),
         Err(error) => (Vec::new(), Err(error)),
     };
+    if !scrape::honors_timestamps(event) {
+        forget_timestamps(&mut scraped);
+    }
     let mut families = report(event, readable.is_ok(), &scraped);
     for family in &mut scraped {
         if families.iter().any(|own| own.name == family.name) {
@@ -50,36 +53,53 @@ fn read(event: &Event) -> Result<Vec<Family<'_>>, Unreadable> {
         return Ok(Vec::new());
     }
     let content_type = event.attributes.get(scrape::CONTENT_TYPE).unwrap_or_default();
-    if content_type.starts_with("application/vnd.google.protobuf") {
-        return Err(Unreadable::Protobuf(content_type.to_owned()));
-    }
-    exposition::parse(Format::Text, Mode::Compat, &event.body).map_err(|error| {
-        if content_type.is_empty() || content_type.starts_with("text/plain") {
-            Unreadable::Text(error)
-        } else {
-            Unreadable::OtherText(error, content_type.to_owned())
-        }
+    let format = Format::from_content_type(content_type);
+    exposition::parse(format.unwrap_or(Format::Text), Mode::Compat, &event.body).map_err(|error| match format
+    {
+        None if !content_type.is_empty() => Unreadable::Other(error, content_type.to_owned()),
+        Some(Format::OpenMetrics) => Unreadable::Broken("OpenMetrics", error),
+        Some(Format::Protobuf) => Unreadable::Broken("protobuf", error),
+        None | Some(Format::Text) => Unreadable::Broken(TEXT, error),
     })
 }
 
+fn forget_timestamps(families: &mut [Family<'_>]) {
+    for family in families {
+        family.samples.iter_mut().for_each(|sample| sample.timestamp = None);
+        family.histograms.iter_mut().for_each(|histogram| histogram.timestamp = None);
+    }
+}
+
 /// The time of the scrape is in it because neither a gateway nor a page tells it: without it nobody
-/// could tell an old value from a new one.
+/// could tell an old value from a new one. What the scrape does not say, as one of an older poller, is
+/// counted from its body.
 fn report<'a>(event: &Event, is_readable: bool, scraped: &[Family<'_>]) -> Vec<Family<'a>> {
     let is_up = scrape::is_up(event) && is_readable;
-    let samples: usize = scraped.iter().map(|family| family.samples.len()).sum();
-    let mut families = vec![
-        gauge("up", "1 if the last scrape of the target succeeded.", f64::from(u8::from(is_up))),
-        gauge("scrape_samples_scraped", "Samples that the target exposed.", samples as f64),
-        gauge(
+    let counted =
+        || scraped.iter().map(|family| family.samples.len() + family.histograms.len()).sum::<usize>();
+    let fact = |name| scrape::number(&event.attributes, name).map(|number| number as f64);
+    let samples = fact(scrape::SAMPLES_SCRAPED).unwrap_or_else(|| counted() as f64);
+    let report = [
+        ("up", "1 if the last scrape of the target succeeded.", Some(f64::from(u8::from(is_up)))),
+        (
+            "scrape_duration_seconds",
+            "How long the scrape took.",
+            scrape::duration(&event.attributes).map(|duration| duration.as_secs_f64()),
+        ),
+        ("scrape_samples_scraped", "Samples that the target exposed.", Some(samples)),
+        (
+            "scrape_samples_post_metric_relabeling",
+            "Samples that were left after relabelling.",
+            fact(scrape::SAMPLES_POST_RELABELING).or(Some(samples)),
+        ),
+        ("scrape_series_added", "Series that were new in the scrape.", fact(scrape::SERIES_ADDED)),
+        (
             TIMESTAMP,
             "When the target was scraped, in seconds since 1970.",
-            unix_seconds(event.timestamp),
+            Some(unix_seconds(event.timestamp)),
         ),
     ];
-    families.extend(scrape::duration(&event.attributes).map(|duration| {
-        gauge("scrape_duration_seconds", "How long the scrape took.", duration.as_secs_f64())
-    }));
-    families
+    report.into_iter().filter_map(|(name, help, value)| Some(gauge(name, help, value?))).collect()
 }
 
 fn gauge<'a>(name: &'a str, help: &'a str, value: f64) -> Family<'a> {
@@ -109,12 +129,14 @@ mod tests {
 
     const REPORT: &str = "\
         # HELP up 1 if the last scrape of the target succeeded.\n# TYPE up gauge\nup 1\n\
+        # HELP scrape_duration_seconds How long the scrape took.\n# TYPE scrape_duration_seconds gauge\n\
+        scrape_duration_seconds 0.5\n\
         # HELP scrape_samples_scraped Samples that the target exposed.\n# TYPE scrape_samples_scraped gauge\n\
         scrape_samples_scraped 1\n\
+        # HELP scrape_samples_post_metric_relabeling Samples that were left after relabelling.\n\
+        # TYPE scrape_samples_post_metric_relabeling gauge\nscrape_samples_post_metric_relabeling 1\n\
         # HELP scrape_timestamp_seconds When the target was scraped, in seconds since 1970.\n\
-        # TYPE scrape_timestamp_seconds gauge\nscrape_timestamp_seconds 1500.25\n\
-        # HELP scrape_duration_seconds How long the scrape took.\n# TYPE scrape_duration_seconds gauge\n\
-        scrape_duration_seconds 0.5\n";
+        # TYPE scrape_timestamp_seconds gauge\nscrape_timestamp_seconds 1500.25\n";
 
     fn event(body: &'static str) -> Event {
         let mut event = Event::new(UNIX_EPOCH + Duration::from_millis(1_500_250), body);
@@ -140,9 +162,52 @@ mod tests {
         failed.attributes.insert(scrape::ERROR, "connection refused");
         failed.attributes.remove(scrape::DURATION);
         let (page, readable) = page(&failed);
-        let lines: Vec<_> = page.lines().filter(|line| !line.starts_with('#')).collect();
-        assert_eq!(lines, ["up 0", "scrape_samples_scraped 0", "scrape_timestamp_seconds 1500.25"]);
+        assert_eq!(
+            samples(&page),
+            [
+                "up 0",
+                "scrape_samples_scraped 0",
+                "scrape_samples_post_metric_relabeling 0",
+                "scrape_timestamp_seconds 1500.25"
+            ]
+        );
         assert_eq!(readable, Ok(()));
+    }
+
+    fn samples(page: &str) -> Vec<&str> {
+        page.lines().filter(|line| !line.starts_with('#')).collect()
+    }
+
+    #[test]
+    fn what_the_poller_counted_is_believed() {
+        let mut failed = event("");
+        for (name, value) in [
+            (scrape::ERROR, "sample limit exceeded"),
+            (scrape::SAMPLES_SCRAPED, "9"),
+            (scrape::SAMPLES_POST_RELABELING, "7"),
+            (scrape::SERIES_ADDED, "3"),
+        ] {
+            failed.attributes.insert(name, value);
+        }
+        assert_eq!(
+            samples(&page(&failed).0),
+            [
+                "up 0",
+                "scrape_duration_seconds 0.5",
+                "scrape_samples_scraped 9",
+                "scrape_samples_post_metric_relabeling 7",
+                "scrape_series_added 3",
+                "scrape_timestamp_seconds 1500.25"
+            ]
+        );
+    }
+
+    #[test]
+    fn timestamps_that_mean_nothing_are_left_out() {
+        let mut event = event("x 7 17\n");
+        assert!(page(&event).0.ends_with("x 7 17\n"));
+        event.attributes.insert(scrape::HONOR_TIMESTAMPS, "false");
+        assert!(page(&event).0.ends_with("x 7\n"));
     }
 
     #[test]
@@ -159,9 +224,6 @@ mod tests {
         html.attributes.insert(scrape::CONTENT_TYPE, "text/html");
         let error = page(&html).1.unwrap_err();
         assert!(error.contains("(the target says it is \"text/html\"): line 1, column 1"), "{error}");
-        html.attributes.insert(scrape::CONTENT_TYPE, "application/vnd.google.protobuf; encoding=delimited");
-        let error = page(&html).1.unwrap_err();
-        assert!(error.contains("protobuf"), "{error}");
     }
 
     #[test]

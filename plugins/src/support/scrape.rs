@@ -19,6 +19,22 @@ pub const SLOT: &str = "slot";
 pub const INTERVAL: &str = "interval";
 /// The `Content-Type` with which the target answered.
 pub const CONTENT_TYPE: &str = "content_type";
+/// How many samples the target exposed, as far as they could be read. On every attempt, failed ones too.
+pub const SAMPLES_SCRAPED: &str = "samples_scraped";
+/// How many of them relabelling has left. On every attempt.
+pub const SAMPLES_POST_RELABELING: &str = "samples_post_metric_relabeling";
+/// How many series are new since the scrape before. On every attempt.
+pub const SERIES_ADDED: &str = "series_added";
+/// How many samples were of a series that came before in the same scrape, of which the first counts. Absent
+/// when there are none.
+pub const DUPLICATES: &str = "samples_duplicate";
+/// `true` if a label of a sample wins against the label of the target that has its name, and one that is
+/// exposed empty keeps the target's away. Absent otherwise.
+pub const HONOR_LABELS: &str = "honor_labels";
+/// `false` if the timestamps of samples mean nothing. Absent otherwise.
+pub const HONOR_TIMESTAMPS: &str = "honor_timestamps";
+/// `true` if the target is gone: its series end here. Such an event has no body.
+pub const TOMBSTONE: &str = "tombstone";
 /// Who sent the event on, and when: `name@milliseconds`, separated by `;`, oldest first.
 pub const HOPS: &str = "hops";
 
@@ -32,6 +48,21 @@ pub const INSTANCE: &str = "instance";
 /// Hops that one event may collect; a loop of relays ends here.
 pub const MOST_HOPS: usize = 32;
 
+/// True if the event says that its target is gone, and is no scrape.
+pub fn is_tombstone(event: &Event) -> bool {
+    event.attributes.get(TOMBSTONE) == Some("true")
+}
+
+/// Whether the labels of samples win against those of the target.
+pub fn honors_labels(event: &Event) -> bool {
+    event.attributes.get(HONOR_LABELS) == Some("true")
+}
+
+/// Whether the timestamps of samples are kept.
+pub fn honors_timestamps(event: &Event) -> bool {
+    event.attributes.get(HONOR_TIMESTAMPS) != Some("false")
+}
+
 /// True unless the scrape failed.
 pub fn is_up(event: &Event) -> bool {
     event.attributes.get(ERROR).is_none()
@@ -43,7 +74,7 @@ pub fn duration(attributes: &Attributes) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
-/// A whole number among the attributes: [`SEQUENCE`], [`SLOT`], [`INTERVAL`].
+/// A whole number among the attributes, as [`SEQUENCE`] or [`SAMPLES_SCRAPED`].
 pub fn number(attributes: &Attributes, name: &str) -> Option<u64> {
     attributes.get(name)?.parse().ok()
 }

@@ -18,9 +18,11 @@ use prometheus_streams_core::values::Span;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::support::scrape::{JOB, label};
+use crate::support::scrape::{JOB, is_tombstone, label};
 
 /// Drops events by their age: the time from their timestamp to now, by the clock of this machine.
+///
+/// The notice that a target is gone passes at any age, for it stays true.
 ///
 /// What is dropped counts as answered, and upstream does not send it again. It is counted by job, in
 /// `prometheus_streams_receiver_aged_discards` and `prometheus_streams_receiver_future_discards`.
@@ -73,7 +75,8 @@ struct AgeFilter {
 impl Transform for AgeFilter {
     fn apply(&self, event: Event) -> Result<Option<Event>, BoxError> {
         let discards = match self.clock.now().duration_since(event.timestamp) {
-            Ok(age) => (age > self.config.max_age.0).then_some(&self.aged),
+            // That a target is gone stays true.
+            Ok(age) => (age > self.config.max_age.0 && !is_tombstone(&event)).then_some(&self.aged),
             Err(ahead) => (ahead.duration() > self.config.max_future.0).then_some(&self.future),
         };
         if let Some(discards) = discards {
@@ -158,6 +161,19 @@ mod tests {
         assert!(!passes(now + MAX_FUTURE + TICK));
         assert_eq!(discards(&cx, "receiver_aged_discards", "node"), 1);
         assert_eq!(discards(&cx, "receiver_future_discards", "node"), 1);
+    }
+
+    #[test]
+    fn the_notice_that_a_target_is_gone_is_never_too_old() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let (filter, _) = filter(now);
+        let gone = |timestamp| {
+            let mut event = event(timestamp, "node");
+            event.attributes.insert(crate::support::scrape::TOMBSTONE, "true");
+            filter.apply(event).unwrap().is_some()
+        };
+        assert!(gone(now - MAX_AGE * 1_000));
+        assert!(!gone(now + MAX_FUTURE + TICK), "one from the future would keep out what comes until then");
     }
 
     #[test]

@@ -37,8 +37,8 @@ use tokio_util::sync::CancellationToken;
 use self::entry::Entry;
 use self::store::{Store, StoreMetrics};
 use crate::exposition::{apply_target_labels, is_plain_label_name};
-use crate::support::report;
 use crate::support::server::{self, Listen, Request, Response, Server};
+use crate::support::{report, scrape};
 
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const TEXT_WITH_QUOTES: &str = "text/plain; version=1.0.0; charset=utf-8; escaping=allow-utf-8";
@@ -47,8 +47,10 @@ const TEXT_WITH_QUOTES: &str = "text/plain; version=1.0.0; charset=utf-8; escapi
 /// `honor_labels: true`.
 ///
 /// Every sample carries the labels of its target; labels of the same name that the target exposed
-/// itself become `exported_...`. With each target come `up`, `scrape_duration_seconds`,
-/// `scrape_samples_scraped` and `scrape_timestamp_seconds`; of a failed scrape nothing else is shown.
+/// itself become `exported_...`, unless the source was told to honour them. With each target come `up`,
+/// `scrape_duration_seconds`, `scrape_samples_scraped`, `scrape_samples_post_metric_relabeling`,
+/// `scrape_series_added` and `scrape_timestamp_seconds`; of a failed scrape nothing else is shown. A target that
+/// its source has dropped leaves the page at once.
 /// Where targets disagree on the type of a metric, the first of them decides, and the metric of the
 /// others is left out and counted in `prometheus_streams_exposition_conflicts`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -143,8 +145,12 @@ impl Sink for Exposition {
             tracing::debug!(labels = %event.labels, "a scrape came too late for the page");
             return Ok(());
         }
+        if scrape::is_tombstone(&event) {
+            self.store.remove(event.labels, event.timestamp);
+            return Ok(());
+        }
         let (mut families, readable) = report::families(&event);
-        apply_target_labels(&mut families, &labels, false);
+        apply_target_labels(&mut families, &labels, scrape::honors_labels(&event));
         let entry = Entry::new(event.timestamp, &families);
         self.store.put(event.labels.clone(), entry).map_err(SendError::permanent)?;
         readable.map_err(SendError::permanent)

@@ -43,6 +43,9 @@ pub(super) struct StoreMetrics {
 #[derive(Debug, Default)]
 struct Targets {
     by_labels: HashMap<Labels, Arc<Entry>>,
+    /// When targets were dropped by their source: what is older must not bring them back. As many at most as
+    /// there may be targets on the page.
+    gone: HashMap<Labels, SystemTime>,
     next_rank: u64,
     warned: HashSet<String>,
 }
@@ -59,8 +62,25 @@ impl Store {
 
     /// Whether a scrape of that time would come onto the page: it is not too old, and no newer one is there.
     pub(super) fn wants(&self, labels: &Labels, timestamp: SystemTime) -> bool {
+        let targets = self.lock();
         !self.is_expired(timestamp)
-            && self.lock().by_labels.get(labels).is_none_or(|known| !self.is_held_back(known, timestamp))
+            && targets.by_labels.get(labels).is_none_or(|known| !self.is_held_back(known, timestamp))
+            && targets.gone.get(labels).is_none_or(|gone| *gone < timestamp || self.is_ahead(*gone))
+    }
+
+    /// Takes a target that was dropped at that time off the page, unless what is there is newer.
+    pub(super) fn remove(&self, labels: Labels, timestamp: SystemTime) {
+        let timestamp = timestamp.min(self.clock.now());
+        let mut targets = self.lock();
+        if targets.by_labels.get(&labels).is_some_and(|known| self.is_held_back(known, timestamp)) {
+            return;
+        }
+        targets.by_labels.remove(&labels);
+        if targets.gone.len() >= self.max_targets {
+            targets.forget_longest_gone();
+        }
+        targets.gone.insert(labels, timestamp);
+        self.count(&targets);
     }
 
     /// Puts a scrape in the place of the one before, unless that is newer.
@@ -83,6 +103,7 @@ impl Store {
         }
         entry.rank = targets.next_rank;
         targets.next_rank += 1;
+        targets.gone.remove(&labels);
         targets.by_labels.insert(labels, Arc::new(entry));
         self.count(&targets);
         Ok(())
@@ -125,13 +146,13 @@ impl Store {
 
     /// Whether what is known of a target is newer than `timestamp`.
     fn is_held_back(&self, known: &Entry, timestamp: SystemTime) -> bool {
-        known.timestamp > timestamp && !self.is_ahead(known)
+        known.timestamp > timestamp && !self.is_ahead(known.timestamp)
     }
 
     /// Whether a scrape came before our clock was set back, for nothing is put here from the future. It
     /// would hold back what is newer, and never expire, until the clock has caught up.
-    fn is_ahead(&self, known: &Entry) -> bool {
-        known.timestamp.duration_since(self.clock.now()).is_ok_and(|ahead| ahead > MOST_SKEW)
+    fn is_ahead(&self, known: SystemTime) -> bool {
+        known.duration_since(self.clock.now()).is_ok_and(|ahead| ahead > MOST_SKEW)
     }
 
     fn is_expired(&self, timestamp: SystemTime) -> bool {
@@ -139,7 +160,10 @@ impl Store {
     }
 
     fn drop_expired(&self, targets: &mut Targets) {
-        targets.by_labels.retain(|_, entry| !self.is_expired(entry.timestamp) && !self.is_ahead(entry));
+        targets
+            .by_labels
+            .retain(|_, entry| !self.is_expired(entry.timestamp) && !self.is_ahead(entry.timestamp));
+        targets.gone.retain(|_, gone| !self.is_expired(*gone) && !self.is_ahead(*gone));
         self.count(targets);
     }
 
@@ -149,5 +173,14 @@ impl Store {
 
     fn lock(&self) -> MutexGuard<'_, Targets> {
         self.targets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Targets {
+    fn forget_longest_gone(&mut self) {
+        let longest = self.gone.iter().min_by_key(|(_, gone)| **gone).map(|(labels, _)| labels.clone());
+        if let Some(labels) = longest {
+            self.gone.remove(&labels);
+        }
     }
 }

@@ -81,6 +81,10 @@ async fn the_newest_scrape_of_every_target_is_on_the_page() {
         "# HELP scrape_duration_seconds How long the scrape took.\n\
          # TYPE scrape_duration_seconds gauge\n\
          scrape_duration_seconds{instance=\"b\",job=\"j\"} 0.25\n\
+         # HELP scrape_samples_post_metric_relabeling Samples that were left after relabelling.\n\
+         # TYPE scrape_samples_post_metric_relabeling gauge\n\
+         scrape_samples_post_metric_relabeling{instance=\"a\",job=\"j\"} 1\n\
+         scrape_samples_post_metric_relabeling{instance=\"b\",job=\"j\"} 1\n\
          # HELP scrape_samples_scraped Samples that the target exposed.\n\
          # TYPE scrape_samples_scraped gauge\n\
          scrape_samples_scraped{instance=\"a\",job=\"j\"} 1\n\
@@ -176,6 +180,55 @@ async fn a_clock_that_is_set_back_silences_nobody() {
     bench.clock.set(before);
     bench.sink.send(late).await.unwrap();
     assert_eq!(bench.samples()[1], "x{instance=\"a\",job=\"j\"} 3");
+}
+
+#[tokio::test]
+async fn a_target_that_is_gone_leaves_at_once_and_only_something_newer_brings_it_back() {
+    let bench = Bench::new(config());
+    let late = bench.event("a", "x 0\n");
+    bench.advance(1);
+    bench.send("a", "x 1\n").await.unwrap();
+    bench.advance(1);
+    let mut gone = bench.event("a", "");
+    gone.attributes.insert(scrape::TOMBSTONE, "true");
+    bench.sink.send(gone.clone()).await.unwrap();
+    assert_eq!((bench.page().as_str(), bench.gauge("exposition_targets")), ("", 0));
+    bench.sink.send(late).await.unwrap();
+    assert_eq!(bench.page(), "");
+    bench.advance(1);
+    bench.send("a", "x 2\n").await.unwrap();
+    bench.sink.send(gone).await.unwrap();
+    assert_eq!(
+        bench.samples()[1],
+        "x{instance=\"a\",job=\"j\"} 2",
+        "it came back, and the notice came twice"
+    );
+}
+
+#[tokio::test]
+async fn what_is_remembered_of_targets_that_are_gone_is_bounded() {
+    let bench = Bench::new(ExpositionConfig { max_targets: 2, ..config() });
+    let late = ["a", "b", "c"].map(|target| bench.event(target, "x 1\n"));
+    for target in ["a", "b", "c"] {
+        bench.advance(1);
+        let mut gone = bench.event(target, "");
+        gone.attributes.insert(scrape::TOMBSTONE, "true");
+        bench.sink.send(gone).await.unwrap();
+    }
+    for event in late {
+        bench.sink.send(event).await.unwrap();
+    }
+    assert_eq!(bench.samples()[1..], ["x{instance=\"a\",job=\"j\"} 1"], "that which went first is forgotten");
+}
+
+#[tokio::test]
+async fn labels_are_honoured_where_the_source_says_so() {
+    let bench = Bench::new(config());
+    let mut event = bench.event("a", "x{job=\"own\",instance=\"\"} 1 17\n");
+    event.attributes.insert(scrape::HONOR_LABELS, "true");
+    event.attributes.insert(scrape::HONOR_TIMESTAMPS, "false");
+    bench.sink.send(event).await.unwrap();
+    assert_eq!(bench.samples()[1..], ["x{job=\"own\"} 1"]);
 }
 
 #[tokio::test]

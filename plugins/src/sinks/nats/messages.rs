@@ -15,7 +15,8 @@ const LONGEST_NAME: usize = 48;
 
 /// The id of an event: a function of what was observed, and not of who sends it or when. The names are
 /// for people; the hash of all labels keeps apart what they do not. A failed scrape has an id of its own,
-/// or the one of a pair that cannot reach a target, and says so sooner, would keep out the other's data.
+/// or the one of a pair that cannot reach a target, and says so sooner, would keep out the other's data; and so
+/// has the notice that a target is gone.
 pub(super) fn id(event: &Event) -> String {
     let names = [PUBLISHER, JOB, INSTANCE].map(|name| {
         let name = subject::token(scrape::label(&event.labels, name));
@@ -26,8 +27,12 @@ pub(super) fn id(event: &Event) -> String {
         Some(slot) => slot.to_string(),
         None => format!("t{}", nanos(event)),
     };
-    let failed = if scrape::is_up(event) { "" } else { "/failed" };
-    format!("{}/{when}/{labels:016x}{failed}", names.join("/"))
+    let suffix = match event {
+        gone if scrape::is_tombstone(gone) => "/gone",
+        up if scrape::is_up(up) => "",
+        _ => "/failed",
+    };
+    format!("{}/{when}/{labels:016x}{suffix}", names.join("/"))
 }
 
 /// The messages for an event, each with its id, none larger than `limit` with its headers.

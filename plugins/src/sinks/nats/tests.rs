@@ -81,6 +81,9 @@ fn the_id_depends_on_what_was_observed_and_on_nothing_else() {
         messages::id(&event()),
         "a failure would keep out a pair's good scrape"
     );
+    let mut gone = event();
+    gone.attributes.insert("tombstone", "true");
+    assert_ne!(messages::id(&gone), messages::id(&event()));
     let mut without_slot = event();
     without_slot.attributes.remove("slot");
     assert!(messages::id(&without_slot).contains("/t60007000000/"));

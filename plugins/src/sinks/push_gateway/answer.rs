@@ -87,7 +87,7 @@ impl Answer<'_> {
     /// A gateway redirects a path that it wants to clean, and so means another group. Anything else that
     /// redirects stands in front of it, and means another address.
     fn judge_redirect(&self, answered: &str) -> Refusal {
-        let words = format!("PUT {} should go to {}", self.path, self.location.unwrap_or("nowhere"));
+        let words = format!("{} should go to {}", self.path, self.location.unwrap_or("nowhere"));
         if self.location.is_some_and(|location| location.ends_with(self.path)) {
             let why = format!("{answered}; redirects are not followed, correct the url");
             Refusal::unavailable(why, words)

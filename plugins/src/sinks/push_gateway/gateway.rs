@@ -77,10 +77,16 @@ pub(super) struct Gateway {
 }
 
 impl Gateway {
+    /// Deletes the group at `path`; one that is not there is deleted already.
+    pub(super) async fn delete(&self, path: &str) -> Result<(), Refusal> {
+        let uri = self.uri(path)?;
+        let answer = self.exchange(Method::DELETE, uri.clone(), Bytes::new(), MOST_ANSWER).await;
+        judge(&answer.map_err(|error| self.unanswered(&error))?, uri.path())
+    }
+
     /// Replaces the group at `path` by what `body` says, and returns how many bytes that took.
     pub(super) async fn put(&self, path: &str, body: &Bytes) -> Result<usize, Refusal> {
-        let uri = Uri::try_from(format!("{}{path}", self.base.url))
-            .map_err(|error| Refusal::Bad(format!("cannot write the labels into a url: {error}")))?;
+        let uri = self.uri(path)?;
         let body = self.compress(body).map_err(|error| Refusal::Bad(format!("cannot compress: {error}")))?;
         let length = body.len();
         let answer = self.exchange(Method::PUT, uri.clone(), body, MOST_ANSWER).await;
@@ -90,6 +96,11 @@ impl Gateway {
             Err(Refusal::Inconsistent(words)) => Err(self.find_culprit(words).await),
             Err(refusal) => Err(refusal),
         }
+    }
+
+    fn uri(&self, path: &str) -> Result<Uri, Refusal> {
+        Uri::try_from(format!("{}{path}", self.base.url))
+            .map_err(|error| Refusal::Bad(format!("cannot write the labels into a url: {error}")))
     }
 
     /// A gateway checks a push together with everything that it holds. If that does not pass by itself,

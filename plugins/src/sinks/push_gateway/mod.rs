@@ -9,7 +9,7 @@
 //!
 //! What stands in the gateway is always one whole scrape: each push replaces its group (PUT), series that
 //! are gone from the target are gone from the gateway, and a failed scrape leaves `up 0` and the other
-//! notes on the scrape. A gateway forgets when a sample was taken, so it comes along as a gauge,
+//! notes on the scrape. The group of a target that its source has dropped is deleted. A gateway forgets when a sample was taken, so it comes along as a gauge,
 //! `scrape_timestamp_seconds`; alert on its age.
 //!
 //! **Newest wins.** A scrape that is not newer than what its group already has is answered as delivered and
@@ -70,8 +70,9 @@ use crate::support::tls::TlsSettings;
 
 /// Pushes every scrape into a Prometheus Push Gateway, where it replaces the one before of its group.
 ///
-/// Adds `up`, `scrape_duration_seconds`, `scrape_samples_scraped` and `scrape_timestamp_seconds`. Let
-/// Prometheus read the gateway with `honor_labels: true`.
+/// Adds `up`, `scrape_duration_seconds`, `scrape_samples_scraped`, `scrape_samples_post_metric_relabeling`,
+/// `scrape_series_added` and `scrape_timestamp_seconds`. Let Prometheus read the gateway with
+/// `honor_labels: true`. When a source drops a target, its group is deleted.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PushGatewayConfig {
@@ -85,7 +86,8 @@ pub struct PushGatewayConfig {
     pub grouping: Option<Vec<String>>,
     /// What happens when a scraped sample already has a label of the target. `false` renames that of
     /// the sample to `exported_<name>`; `true` keeps it, as far as a gateway lets us: labels that name the
-    /// group are renamed in any case. Default: false.
+    /// group are renamed in any case. Scrapes whose source honours labels are treated so in any case. Default:
+    /// false.
     #[serde(default)]
     pub honor_labels: bool,
     /// `gzip` compresses what is pushed; gateways understand it from 1.5.0 on. Worth it over a slow or a
@@ -189,42 +191,42 @@ impl PushGateway {
     async fn land(&self, event: &Event) -> Result<(), SendError> {
         drop(self.recalling.read().await);
         let key = GroupingKey::new(&event.labels, self.grouping.as_deref()).map_err(SendError::permanent)?;
-        let (page, readable) = page::page(event, &key, self.honor_labels);
+        let (change, readable) = if scrape::is_tombstone(event) {
+            (Change::Delete, Ok(()))
+        } else {
+            let (mut page, readable) = page::page(event, &key, self.honor_labels);
+            let body = Bytes::from(std::mem::take(&mut page.body));
+            (Change::Replace(page, body), readable)
+        };
         let group = self.groups.group(&key.path);
         self.metrics.groups.set(i64::try_from(self.groups.len()).unwrap_or(i64::MAX));
         let mut mark = group.lock().await;
         if mark.covers(event.timestamp, self.clock.now()) {
             self.metrics.superseded.inc();
         } else {
-            self.push(&mut mark, event.timestamp, &key.path, page).await?;
+            self.make(&change, &mut mark, event.timestamp, &key.path).await?;
         }
         readable.map_err(SendError::permanent)
     }
 
-    /// Pushes a page into its group until nothing older can land after it.
-    async fn push(
+    /// Makes a change to a group until nothing older can land any more after it.
+    async fn make(
         &self,
+        change: &Change,
         mark: &mut Mark,
         timestamp: SystemTime,
         path: &str,
-        mut page: Canonical,
     ) -> Result<(), Refusal> {
-        let body = Bytes::from(std::mem::take(&mut page.body));
         loop {
             let begun = mark.begin(timestamp);
             let started = Instant::now();
-            match self.push_once(path, &body).await {
-                Ok(length) => {
-                    mark.confirm(begun);
-                    self.metrics.confirmed(&page, length);
+            if let Err(refusal) = self.make_once(change, path).await {
+                if !refusal.may_still_land() {
+                    mark.withdraw(begun);
                 }
-                Err(refusal) => {
-                    if !refusal.may_still_land() {
-                        mark.withdraw(begun);
-                    }
-                    return Err(refusal);
-                }
+                return Err(refusal);
             }
+            mark.confirm(begun);
             if mark.is_settled() {
                 return Ok(());
             }
@@ -232,16 +234,29 @@ impl PushGateway {
         }
     }
 
-    /// Pushes once, and returns how many bytes that took.
-    async fn push_once(&self, path: &str, body: &Bytes) -> Result<usize, Refusal> {
+    async fn make_once(&self, change: &Change, path: &str) -> Result<(), Refusal> {
         let _timer = self.metrics.time.start_timer();
-        let pushed = self.gateway.put(path, body).await;
-        match &pushed {
+        let made = match change {
+            Change::Delete => self.gateway.delete(path).await,
+            Change::Replace(page, body) => {
+                let put = self.gateway.put(path, body).await;
+                put.map(|length| self.metrics.confirmed(page, length))
+            }
+        };
+        match &made {
             Err(Refusal::Unreachable(why) | Refusal::Unavailable { why, .. }) => self.health.degraded(why),
             _ => self.health.ready(),
         }
-        pushed
+        made
     }
+}
+
+/// What an event does to its group.
+enum Change {
+    /// The page of a scrape, and its body, take the place of what is there.
+    Replace(Canonical, Bytes),
+    /// The target is gone.
+    Delete,
 }
 
 /// One attempt to deliver. Dropped before its end, it was given up: its time was over.

@@ -6,6 +6,7 @@ use prometheus_streams_core::event::Event;
 use super::key::GroupingKey;
 use crate::exposition::{self, Canonical, Family};
 use crate::support::report::{self, Unreadable};
+use crate::support::scrape;
 
 /// What goes into the group of an event, and whether its body could be read.
 pub(super) fn page(
@@ -14,7 +15,7 @@ pub(super) fn page(
     honor_labels: bool,
 ) -> (Canonical, Result<(), Unreadable>) {
     let (mut families, readable) = report::families(event);
-    label(&mut families, key, honor_labels);
+    label(&mut families, key, honor_labels || scrape::honors_labels(event));
     (exposition::canonical(families), readable)
 }
 

@@ -265,6 +265,31 @@ async fn only_what_is_newer_than_what_was_confirmed_is_pushed() {
 }
 
 #[tokio::test]
+async fn the_group_of_a_target_that_is_gone_is_deleted_and_an_older_scrape_makes_none() {
+    let fake = FakeGateway::start().await;
+    let (sink, _) = sink(&fake, json!({ "grouping": ["instance"] }));
+    let gone = |seconds| {
+        let mut gone = Event { body: Bytes::new(), ..event("i", "a", seconds) };
+        gone.attributes.insert(scrape::TOMBSTONE, "true");
+        gone
+    };
+    sink.send(event("i", "a", 10)).await.unwrap();
+    sink.send(gone(9)).await.unwrap();
+    sink.send(gone(12)).await.unwrap();
+    sink.send(event("i", "a", 11)).await.unwrap();
+    let path = "/metrics/job/node/instance/i";
+    assert_eq!(fake.lines(), [format!("PUT {path}"), format!("DELETE {path}")]);
+    // A push that was given up may land after a deletion too.
+    fake.then(503, "");
+    sink.send(event("i", "a", 13)).await.unwrap_err();
+    sink.send(gone(14)).await.unwrap();
+    assert_eq!(
+        fake.lines()[2..],
+        [format!("PUT {path}"), format!("DELETE {path}"), format!("DELETE {path}")]
+    );
+}
+
+#[tokio::test]
 async fn one_push_into_a_group_is_in_flight_and_the_older_one_that_waited_is_not_pushed() {
     let fake = FakeGateway::holding().await;
     let (sink, _) = sink(&fake, json!({ "grouping": ["instance"] }));
