@@ -43,7 +43,10 @@ use prometheus_streams_core::stage::{Clock, Source, SourceConfig, StageContext};
 use prometheus_streams_core::values::Span;
 use tokio_util::sync::CancellationToken;
 
-pub use self::config::{HttpScrapeConfig, JobSettings, TargetEntry, TargetSettings};
+pub use self::config::{
+    Flag, HttpScrapeConfig, JobSettings, PromDuration, PromSize, ScrapeConfig, StaticConfig, TargetEntry,
+    TargetSettings, Text,
+};
 use self::metrics::PollerMetrics;
 use self::poller::Poller;
 use self::scraper::Target;

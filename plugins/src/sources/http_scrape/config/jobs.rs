@@ -1,4 +1,4 @@
-//! The settings, and everything that can be wrong with them.
+//! `jobs:`, the short form: URLs under the name of their job.
 
 use std::borrow::Cow;
 use std::collections::hash_map::Entry;
@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use prometheus_streams_core::error::BuildError;
 use prometheus_streams_core::event::Labels;
@@ -16,39 +15,13 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
-use super::job::Pace;
-use super::schedule::Rhythm;
-use super::scraper::{Target, is_metrics_format};
-use crate::support::http::{Auth, BasicAuth, Endpoint, HttpClient, Limits};
+use super::super::job::Pace;
+use super::super::schedule::Rhythm;
+use super::super::scraper::{Target, is_metrics_format};
+use super::{Defaults, MOST_REDIRECTS, body_limit};
+use crate::support::http::{Auth, BasicAuth, Endpoint, Limits};
 use crate::support::scrape::{INSTANCE, JOB, PUBLISHER, is_label_name};
 use crate::support::tls::TlsSettings;
-
-/// As Prometheus has them.
-const DEFAULT_PACE: Pace = Pace { interval: Duration::from_secs(60), timeout: Duration::from_secs(10) };
-const DEFAULT_BODY_LIMIT: Size = Size(50 << 20);
-const MOST_REDIRECTS: usize = 10;
-
-/// Scrapes targets over HTTP, each in a slot of its own within the interval, and sends every scrape
-/// on as one event with the labels `job`, `instance` and `publisher`. A scrape that fails is an event too: it has an empty
-/// body and the attribute `error`. When the pipeline is full or paused, slots are skipped and counted.
-///
-/// A scrape is a success when the status is 200 and the `Content-Type` is a metrics format or missing.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct HttpScrapeConfig {
-    /// How often every target is scraped, at least 1ms. Default: 60s.
-    #[serde(default)]
-    pub interval: Option<Span>,
-    /// The time for a whole scrape, no longer than the interval. Default: 10s, or the interval where
-    /// that is shorter. (A timeout as long as the interval is cut a little, so that scrapes never overlap.)
-    #[serde(default)]
-    pub timeout: Option<Span>,
-    /// The largest scrape, after decompression. Default: 50MiB.
-    #[serde(default)]
-    pub body_size_limit: Option<Size>,
-    /// The targets, in jobs by name. The name becomes the label `job`.
-    pub jobs: BTreeMap<String, JobSettings>,
-}
 
 /// Targets that are one job, and how to reach them.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -155,78 +128,18 @@ impl JsonSchema for TargetEntry {
     }
 }
 
-impl Pace {
-    /// What a level of the configuration makes of the level above it. A timeout from above gives way
-    /// to a shorter interval; one that is set here must fit.
-    fn refine(self, interval: Option<Span>, timeout: Option<Span>) -> Result<Self, BuildError> {
-        let mut problems = BuildError::default();
-        let every = interval.map_or(self.interval, |span| span.0);
-        if interval.is_some_and(|span| span.0 < Duration::from_millis(1)) {
-            problems.add("interval", "must be at least 1ms");
-        } else if let Some(span) = timeout.filter(|span| span.0 > every) {
-            problems.add("timeout", format!("{span} is longer than the interval, {}", Span(every)));
-        }
-        if timeout.is_some_and(|span| span.0.is_zero()) {
-            problems.add("timeout", "must be more than zero");
-        }
-        problems.or(Self { interval: every, timeout: timeout.map_or(self.timeout.min(every), |span| span.0) })
-    }
-}
-
-impl HttpScrapeConfig {
-    /// All targets of all jobs, ready to be scraped.
-    ///
-    /// # Errors
-    /// Every mistake in the settings, each with its path.
-    pub(super) fn targets(&self, publisher: &str) -> Result<Vec<Target>, BuildError> {
-        let mut problems = BuildError::default();
-        let mut defaults = Defaults {
-            publisher,
-            pace: problems.take("", DEFAULT_PACE.refine(self.interval, self.timeout)).unwrap_or(DEFAULT_PACE),
-            max_body: body_limit(&mut problems, self.body_size_limit).unwrap_or(DEFAULT_BODY_LIMIT),
-            clients: Vec::new(),
-        };
-        if self.jobs.values().all(|job| job.targets.is_empty()) {
-            problems.add("jobs", "there are no targets, so nothing would be scraped");
-        }
-        let mut targets = Vec::new();
-        for (name, job) in &self.jobs {
-            if name.trim().is_empty() {
-                problems.add("jobs", "the name of a job must not be empty");
-            }
-            let part = job.targets(name, &mut defaults);
-            targets.extend(problems.take(&format!("jobs.{name}"), part).unwrap_or_default());
-        }
-        problems.or(targets)
-    }
-}
-
-/// What jobs inherit and share.
-struct Defaults<'a> {
-    publisher: &'a str,
-    pace: Pace,
-    max_body: Size,
-    /// One client for all jobs of equal TLS settings.
-    clients: Vec<(TlsSettings, HttpClient)>,
-}
-
-impl Defaults<'_> {
-    fn client(&mut self, tls: &TlsSettings) -> Result<HttpClient, BuildError> {
-        if let Some((_, client)) = self.clients.iter().find(|(known, _)| known == tls) {
-            return Ok(client.clone());
-        }
-        let client = HttpClient::new(tls)?;
-        self.clients.push((tls.clone(), client.clone()));
-        Ok(client)
-    }
-}
-
 impl JobSettings {
-    fn targets(&self, job: &str, defaults: &mut Defaults<'_>) -> Result<Vec<Target>, BuildError> {
+    pub(super) fn targets(
+        &self,
+        job: &str,
+        publisher: &str,
+        defaults: &mut Defaults,
+    ) -> Result<Vec<Target>, BuildError> {
         let mut problems = BuildError::default();
-        let pace = problems.take("", defaults.pace.refine(self.interval, self.timeout));
+        let pace =
+            problems.take("", defaults.pace.refine(("interval", self.interval), ("timeout", self.timeout)));
         let pace = pace.unwrap_or(defaults.pace);
-        let max_body = body_limit(&mut problems, self.body_size_limit).unwrap_or(defaults.max_body);
+        let max_body = body_limit(&mut problems, self.body_size_limit).unwrap_or(defaults.body_size);
         let keys = (self.basic_auth.clone(), self.bearer_token.clone(), self.bearer_token_file.clone());
         let auth = problems.take("", Auth::from_keys(keys.0, keys.1, keys.2)).flatten().map(Arc::new);
         let client = problems.take("tls", defaults.client(&self.tls));
@@ -238,7 +151,7 @@ impl JobSettings {
         let Some(client) = client else { return Err(problems) };
 
         let redirects = if self.follow_redirects { MOST_REDIRECTS } else { 0 };
-        let identity = [(JOB, job), (PUBLISHER, defaults.publisher)];
+        let identity = [(JOB, job), (PUBLISHER, publisher)];
         let ready = checked.into_iter().map(|target| {
             let labels = target.labels(&self.labels, identity);
             Target {
@@ -295,7 +208,7 @@ impl TargetSettings {
     fn check(&self, pace: Pace) -> Result<Checked<'_>, BuildError> {
         let mut problems = BuildError::default();
         let endpoint = problems.take("url", Endpoint::parse(&self.url));
-        let pace = problems.take("", pace.refine(self.interval, self.timeout));
+        let pace = problems.take("", pace.refine(("interval", self.interval), ("timeout", self.timeout)));
         let auth = problems.take("", Auth::from_keys(self.basic_auth.clone(), None, None));
         problems.take("labels", check_labels(&self.labels));
         if self.name.as_ref().is_some_and(|name| name.trim().is_empty()) {
@@ -318,13 +231,6 @@ impl Checked<'_> {
         labels.insert(INSTANCE, &self.instance);
         labels.into_iter().collect()
     }
-}
-
-fn body_limit(problems: &mut BuildError, limit: Option<Size>) -> Option<Size> {
-    if limit == Some(Size(0)) {
-        problems.add("body_size_limit", "must be more than zero");
-    }
-    limit
 }
 
 fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), BuildError> {
