@@ -30,6 +30,7 @@ mod group;
 mod labels;
 mod model;
 mod parser;
+pub mod relabel;
 mod text;
 #[cfg(test)]
 mod verdicts;
