@@ -23,6 +23,8 @@
 
 mod config;
 #[allow(dead_code, reason = "the parts that use all of it land one by one")]
+mod discovery;
+#[allow(dead_code, reason = "the parts that use all of it land one by one")]
 mod job;
 mod metrics;
 mod poller;
@@ -47,6 +49,7 @@ pub use self::config::{
     Flag, HttpScrapeConfig, JobSettings, PromDuration, PromSize, ScrapeConfig, StaticConfig, TargetEntry,
     TargetSettings, Text,
 };
+pub use self::discovery::{DnsSdSettings, FileSdSettings, RecordKind};
 use self::metrics::PollerMetrics;
 use self::poller::Poller;
 use self::scraper::Target;

@@ -120,7 +120,8 @@ impl PromDuration {
         Some(Span(self.0)).filter(|span| !span.0.is_zero())
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads a duration, if it is one.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         if text == "0" {
             return Some(Self(Duration::ZERO));
         }
@@ -146,9 +147,10 @@ impl fmt::Display for PromDuration {
         if left == 0 {
             return f.write_str("0s");
         }
-        // Days are plainer than weeks and years.
-        for (unit, millis) in &DURATION_UNITS[2..] {
-            if left >= *millis {
+        for (unit, millis) in &DURATION_UNITS {
+            // Days are plainer than weeks and years, unless these are whole.
+            let is_plain = !matches!(*unit, "y" | "w") || left.is_multiple_of(*millis);
+            if left >= *millis && is_plain {
                 write!(f, "{}{unit}", left / millis)?;
                 left %= millis;
             }
@@ -277,7 +279,7 @@ mod tests {
         ] {
             assert_eq!(PromDuration::parse(text), None, "{text}");
         }
-        for text in ["0s", "1d1h1m1s1ms", "1m30s", "400d"] {
+        for text in ["0s", "1d1h1m1s1ms", "1m30s", "400d", "2w", "1y"] {
             assert_eq!(PromDuration::parse(text).map(|duration| duration.to_string()).as_deref(), Some(text));
         }
     }
