@@ -13,6 +13,7 @@ pub mod support {
     pub mod http;
     pub mod local_stream;
     pub mod nats;
+    pub mod not_yet;
     pub mod process;
     pub mod report;
     pub mod scrape;

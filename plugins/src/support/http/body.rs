@@ -6,11 +6,12 @@ use bytes::Bytes;
 use flate2::write::MultiGzDecoder;
 use http_body_util::BodyExt;
 use hyper::HeaderMap;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::header::CONTENT_ENCODING;
 use prometheus_streams_core::values::Size;
 
 use super::HttpError;
+use super::exchange::AnswerBody;
 
 /// As much of the body of an error as anybody reads.
 const BEGINNING: usize = 1024;
@@ -18,7 +19,7 @@ const BEGINNING: usize = 1024;
 const MOST_RESERVED: u64 = 1 << 20;
 
 /// The whole body, decompressed if it is literally `Content-Encoding: gzip`.
-pub(super) async fn read(headers: &HeaderMap, mut body: Incoming, limit: Size) -> Result<Bytes, HttpError> {
+pub(super) async fn read(headers: &HeaderMap, mut body: AnswerBody, limit: Size) -> Result<Bytes, HttpError> {
     let too_large = || HttpError::BodyTooLarge(limit);
     let mut collector = match encoding(headers) {
         Encoding::Identity => {
@@ -43,8 +44,19 @@ pub(super) async fn read(headers: &HeaderMap, mut body: Incoming, limit: Size) -
     if empty { Ok(Bytes::new()) } else { collector.finish(limit) }
 }
 
+/// Reads what nobody wants, if it is short: then the connection is free for the next request.
+pub(super) async fn discard(mut body: AnswerBody) {
+    let mut left = BEGINNING;
+    while let Some(Ok(frame)) = body.frame().await {
+        match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
+
 /// The beginning of the body, for an error message; empty when it is not readable as it stands.
-pub(super) async fn beginning(headers: &HeaderMap, mut body: Incoming) -> Bytes {
+pub(super) async fn beginning(headers: &HeaderMap, mut body: AnswerBody) -> Bytes {
     let mut data = Vec::new();
     if !matches!(encoding(headers), Encoding::Identity) {
         return Bytes::new();

@@ -5,8 +5,10 @@ use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use hyper::StatusCode;
-use hyper_util::client::legacy;
+use prometheus_streams_core::error::BoxError;
 use prometheus_streams_core::values::{Size, Span};
+
+use super::proxy::Proxy;
 
 /// Why there is no answer, or not the one that was wanted.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +38,7 @@ pub enum HttpError {
     #[error("the body has the encoding {0:?}; gzip was offered")]
     Encoding(String),
     /// The far side sends us in circles.
-    #[error("more than {0} redirects")]
+    #[error("stopped after {0} redirects")]
     TooManyRedirects(usize),
     /// The far side sends us somewhere that is not on the web.
     #[error("redirected to {0:?}, which is not an HTTP address")]
@@ -44,37 +46,44 @@ pub enum HttpError {
     /// Our own credentials cannot be read or sent.
     #[error("credentials: {0}")]
     Credentials(io::Error),
+    /// A header of the configuration, by its name, cannot be read or sent.
+    #[error("http_headers: {0}: {1}")]
+    Header(String, String),
+    /// The token server, by its address, gives no token.
+    #[error("cannot get a token from {0}: {1}")]
+    Token(String, String),
+    /// The proxy, by its address, does not let us through, or cannot be reached.
+    #[error("proxy {0}: {1}")]
+    Proxy(String, String),
 }
 
-impl From<legacy::Error> for HttpError {
-    fn from(error: legacy::Error) -> Self {
-        if let Some(tls) = causes(&error).find_map(<dyn Error>::downcast_ref::<rustls::Error>) {
-            Self::Tls(tls.to_string())
-        } else if error.is_connect() {
-            Self::Connect(root_cause(&error))
-        } else {
-            Self::Broken(root_cause(&error))
+impl HttpError {
+    /// What went wrong while connecting.
+    pub(super) fn from_connect(error: BoxError) -> Self {
+        match error.downcast::<Self>() {
+            Ok(known) => *known,
+            Err(error) => Self::find_tls(&*error).unwrap_or_else(|| Self::Connect(root_cause(&*error))),
         }
+    }
+
+    /// The same, on the way through a proxy.
+    pub(super) fn through(self, proxy: &Proxy) -> Self {
+        match self {
+            Self::Proxy(..) => self,
+            other => Self::Proxy(proxy.to_string(), other.to_string()),
+        }
+    }
+
+    fn find_tls(error: &(dyn Error + 'static)) -> Option<Self> {
+        let tls = causes(error).find_map(<dyn Error>::downcast_ref::<rustls::Error>)?;
+        Some(Self::Tls(tls.to_string()))
     }
 }
 
 impl From<hyper::Error> for HttpError {
     fn from(error: hyper::Error) -> Self {
-        Self::Broken(root_cause(&error))
+        Self::find_tls(&error).unwrap_or_else(|| Self::Broken(root_cause(&error)))
     }
-}
-
-/// True when the far side closed the connection before it answered, as it may do with an idle one.
-pub(super) fn is_closed_connection(error: &legacy::Error) -> bool {
-    let closed = |cause: &(dyn Error + 'static)| {
-        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
-        cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message)
-            || matches!(
-                kind,
-                Some(ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe)
-            )
-    };
-    !error.is_connect() && causes(error).any(closed)
 }
 
 /// The innermost cause: what a person wants to know. The layers above it only say which layer they are.

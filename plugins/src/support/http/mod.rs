@@ -1,51 +1,54 @@
-//! HTTP as a client: one pooled client whose every exchange has an end. The time limit covers
-//! connecting, headers and body; the size limit is on the decompressed body and is enforced while it
-//! is read; and an exchange that fails closes its connection, so nothing dead is ever used again.
-//! HTTP/1.1 only, for that reason: a stuck HTTP/2 connection would take every later request with it.
+//! HTTP as a client, with everything that Prometheus' `HTTPClientConfig` has: one pooled client whose
+//! every exchange has an end. The time limit covers connecting, headers, body and redirects; the size
+//! limit is on the decompressed body and is enforced while it is read; and an exchange that fails takes
+//! its connection with it, so nothing dead is ever used again. It says who it is by itself: credentials
+//! and extra headers are read and set for each request, and do not follow a redirect to another host.
 
 mod auth;
 mod body;
+mod connect;
 mod error;
+mod exchange;
+mod headers;
+mod no_proxy;
+mod oauth2;
+mod pool;
+mod proxy;
+mod redirect;
+mod reload;
+mod settings;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, COOKIE, LOCATION, PROXY_AUTHORIZATION};
-use hyper::{Method, Request, Response, StatusCode, Uri};
-use hyper_rustls::{FixedServerNameResolver, HttpsConnector, MaybeHttpsStream};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use prometheus_streams_core::error::{BoxError, BuildError};
+use hyper::header::AUTHORIZATION;
+use hyper::{HeaderMap, Request, Response, Uri};
+use prometheus_streams_core::error::BuildError;
 use prometheus_streams_core::values::Size;
-use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
-use tower::Layer;
-use tower::timeout::TimeoutLayer;
-use tower::util::BoxCloneSyncService;
+use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-pub use self::auth::{Auth, BasicAuth};
+pub use self::auth::{Auth, Authorization, BasicAuth};
 pub use self::error::HttpError;
+use self::exchange::AnswerBody;
+use self::headers::ExtraHeaders;
+pub use self::headers::HeaderSettings;
+pub use self::oauth2::OAuth2;
+use self::oauth2::TokenSource;
+use self::proxy::Proxies;
+use self::reload::ReloadingTls;
+pub use self::settings::HttpClientSettings;
+use self::transport::Transport;
 use crate::support::tls::TlsSettings;
 
-/// Connections that go on without the request that wanted them, because another became free, end by this.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longer than the interval of most scrapes, so that their connections stay.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
-const MOST_IDLE_PER_HOST: usize = 64;
-/// What every idle connection holds on to, in bytes, and the largest head of an answer. Left alone,
-/// hyper lets it grow to the size of the bodies: 110 kB a connection instead of 40.
-const READ_BUFFER: usize = 16 * 1024;
-
-type Connector = BoxCloneSyncService<Uri, MaybeHttpsStream<TokioIo<TcpStream>>, BoxError>;
+/// The redirect at which Go's client, and with it Prometheus, gives up.
+pub const MOST_REDIRECTS: usize = 10;
 
 /// What one exchange may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,41 +57,52 @@ pub struct Limits {
     pub timeout: Duration,
     /// The largest body, in bytes after decompression.
     pub max_body: Size,
-    /// How many redirects are followed, for GET only. With 0 a redirect is an answer like any other.
+    /// The redirect of a GET at which to give up, as Go counts: with [`MOST_REDIRECTS`] the tenth is an
+    /// error. With 0, or where the client follows none, a redirect is an answer like any other.
     pub redirects: usize,
 }
 
 /// A client and its pool of connections. Clones share the pool.
 #[derive(Clone, Debug)]
-pub struct HttpClient(Client<Connector, Full<Bytes>>);
+pub struct HttpClient(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    transport: Transport,
+    credentials: Option<Credentials>,
+    headers: ExtraHeaders,
+    redirects: usize,
+}
+
+/// Who the client says it is.
+#[derive(Debug)]
+enum Credentials {
+    Known(Auth),
+    OAuth2(Arc<TokenSource>),
+}
 
 impl HttpClient {
-    /// A client that knows far sides as `tls` says. Opens nothing yet.
+    /// A client that knows far sides as `tls` says, speaks HTTP/1.1, and has neither credentials nor a
+    /// proxy. Opens nothing yet. For more there is [`HttpClientSettings::client`].
     ///
     /// # Errors
     /// What is wrong with `tls`, with paths relative to it.
     pub fn new(tls: &TlsSettings) -> Result<Self, BuildError> {
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        let config = tls.client_config()?;
-        let https = match tls.server_name()? {
-            Some(name) => {
-                HttpsConnector::new(http, config, false, Arc::new(FixedServerNameResolver::new(name)))
-            }
-            None => HttpsConnector::from((http, config)),
-        };
-        let connector = TimeoutLayer::new(CONNECT_TIMEOUT).layer(https);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(MOST_IDLE_PER_HOST)
-            .http1_read_buf_exact_size(READ_BUFFER)
-            .build(BoxCloneSyncService::new(connector));
-        Ok(Self(client))
+        let transport = Transport::new(ReloadingTls::new(tls, false)?, Proxies::default());
+        Ok(Self::assemble(transport, None, ExtraHeaders::default(), MOST_REDIRECTS))
     }
 
-    /// Sends a request and reads the answer within `limits`, whatever its status.
+    fn assemble(
+        transport: Transport,
+        credentials: Option<Credentials>,
+        headers: ExtraHeaders,
+        redirects: usize,
+    ) -> Self {
+        Self(Arc::new(Inner { transport, credentials, headers, redirects }))
+    }
+
+    /// Sends a request and reads the answer within `limits`, whatever its status. The credentials of the
+    /// client are added where the request has none.
     ///
     /// The body of an answer that is not a success (2xx) is there for people: no more than its
     /// beginning is read, and failing to read it is no failure.
@@ -96,15 +110,16 @@ impl HttpClient {
     /// # Errors
     /// There was no answer, or its body did not come through, or it was larger than allowed.
     pub async fn send(&self, request: Request<Bytes>, limits: &Limits) -> Result<Response<Bytes>, HttpError> {
-        let started = Instant::now();
+        let deadline = Instant::now() + limits.timeout;
         let timed_out = |_| HttpError::TimedOut(limits.timeout);
-        let answer = timeout(limits.timeout, self.follow(request, limits.redirects));
+        let answer = timeout_at(deadline, self.follow(request, limits.redirects.min(self.0.redirects)));
         let (head, body) = answer.await.map_err(timed_out)??.into_parts();
-        let left = limits.timeout.saturating_sub(started.elapsed());
         let body = if head.status.is_success() {
-            timeout(left, body::read(&head.headers, body, limits.max_body)).await.map_err(timed_out)??
+            timeout_at(deadline, body::read(&head.headers, body, limits.max_body))
+                .await
+                .map_err(timed_out)??
         } else {
-            timeout(left, body::beginning(&head.headers, body)).await.unwrap_or_default()
+            timeout_at(deadline, body::beginning(&head.headers, body)).await.unwrap_or_default()
         };
         Ok(Response::from_parts(head, body))
     }
@@ -114,60 +129,49 @@ impl HttpClient {
         &self,
         mut request: Request<Bytes>,
         redirects: usize,
-    ) -> Result<Response<Incoming>, HttpError> {
-        for _ in 0..=redirects {
-            let response = self.attempt(&request).await?;
-            match redirected(&request, &response)? {
-                Some(next) if redirects > 0 => request = next,
+    ) -> Result<Response<AnswerBody>, HttpError> {
+        // Once away, it is never at home again: who sent it there may have chosen where it comes back.
+        let mut at_home = true;
+        for _ in 0..redirects.max(1) {
+            let response = self.0.send(request.clone(), at_home).await?;
+            let hop = redirect::next(request.method(), request.uri(), response.status(), response.headers());
+            match hop? {
+                Some(hop) if redirects > 0 => {
+                    body::discard(response.into_body()).await;
+                    at_home &= hop.at_home;
+                    *request.uri_mut() = hop.uri;
+                }
                 _ => return Ok(response),
             }
         }
         Err(HttpError::TooManyRedirects(redirects))
     }
-
-    /// Sends a request; once more when the far side had just closed the idle connection that was used.
-    async fn attempt(&self, request: &Request<Bytes>) -> Result<Response<Incoming>, HttpError> {
-        match self.0.request(request.clone().map(Full::new)).await {
-            Err(error) if request.method().is_idempotent() && error::is_closed_connection(&error) => {
-                self.0.request(request.clone().map(Full::new)).await
-            }
-            answer => answer,
-        }
-        .map_err(HttpError::from)
-    }
 }
 
-/// The request that a redirect asks for, or `None` where the answer is not a redirect.
-fn redirected(
-    request: &Request<Bytes>,
-    response: &Response<Incoming>,
-) -> Result<Option<Request<Bytes>>, HttpError> {
-    let asks = matches!(
-        response.status(),
-        StatusCode::MOVED_PERMANENTLY
-            | StatusCode::FOUND
-            | StatusCode::SEE_OTHER
-            | StatusCode::TEMPORARY_REDIRECT
-            | StatusCode::PERMANENT_REDIRECT
-    );
-    let Some(location) = response.headers().get(LOCATION).filter(|_| asks && request.method() == Method::GET)
-    else {
-        return Ok(None);
-    };
-    let location = String::from_utf8_lossy(location.as_bytes());
-    let bad = || HttpError::BadRedirect(location.chars().take(200).collect());
-    let from = Url::parse(&request.uri().to_string()).map_err(|_| bad())?;
-    let to = from.join(&location).map_err(|_| bad())?;
-    let uri = web_uri(&to).map_err(|_| bad())?;
+impl Inner {
+    /// Sends a request with all that the client adds to it; without what is private unless `at_home`.
+    async fn send(
+        &self,
+        mut request: Request<Bytes>,
+        at_home: bool,
+    ) -> Result<Response<AnswerBody>, HttpError> {
+        if !at_home {
+            redirect::strip(request.headers_mut());
+        }
+        self.headers.apply(request.headers_mut(), at_home)?;
+        if at_home && !request.headers().contains_key(AUTHORIZATION) {
+            self.authorize(request.headers_mut()).await?;
+        }
+        self.transport.send(request).await
+    }
 
-    let mut next = request.clone();
-    *next.uri_mut() = uri;
-    if to.host() != from.host() || (from.scheme() == "https" && to.scheme() == "http") {
-        for secret in [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION] {
-            next.headers_mut().remove(secret);
+    async fn authorize(&self, headers: &mut HeaderMap) -> Result<(), HttpError> {
+        match &self.credentials {
+            Some(Credentials::Known(auth)) => auth.apply(headers),
+            Some(Credentials::OAuth2(source)) => source.apply(headers).await,
+            None => Ok(()),
         }
     }
-    Ok(Some(next))
 }
 
 /// An address that a configuration gives, checked.

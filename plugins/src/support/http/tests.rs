@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use prometheus_streams_core::values::{Secret, SecretSource};
+use hyper::StatusCode;
+use prometheus_streams_core::values::Secret;
 
 use super::testing::{Answer, Authority, TestServer};
 use super::*;
@@ -184,7 +185,7 @@ async fn redirects_are_followed_as_far_as_allowed() {
     assert_eq!(client.send(get(url("/once")), &limits()).await.unwrap().body(), "there");
 
     let circle = client.send(get(url("/circle")), &limits()).await.unwrap_err();
-    assert_eq!(circle.to_string(), "more than 10 redirects");
+    assert_eq!(circle.to_string(), "stopped after 10 redirects");
     let away = client.send(get(url("/away")), &limits()).await.unwrap_err();
     assert_eq!(away.to_string(), "redirected to \"ftp://x/\", which is not an HTTP address");
 
@@ -205,7 +206,7 @@ async fn credentials_stay_with_the_host_that_they_are_for() {
         Answer::complete("302 Found", &[location], "")
     })
     .await;
-    let auth = Auth::Bearer(SecretSource::Inline(Secret::new("s3cret")));
+    let auth = Auth::bearer(Some(Secret::new("s3cret")), None).unwrap().unwrap();
     let client = HttpClient::new(&TlsSettings::default()).unwrap();
     for path in ["/same", "/other"] {
         let mut request = get(format!("http://{}{path}", server.address));
@@ -287,7 +288,7 @@ fn credentials_are_one_kind_and_read_again_for_every_request() {
         auth.apply(&mut headers).map(|()| headers[AUTHORIZATION].to_str().unwrap().to_owned())
     };
     let basic =
-        BasicAuth { username: "me".to_owned(), password: Some(Secret::new("pw")), password_file: None };
+        BasicAuth { username: "me".to_owned(), password: Some(Secret::new("pw")), ..BasicAuth::default() };
     let auth = Auth::from_keys(Some(basic.clone()), None, None).unwrap().unwrap();
     assert_eq!(value(&auth).unwrap(), "Basic bWU6cHc=");
 
