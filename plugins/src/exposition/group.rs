@@ -98,7 +98,7 @@ impl<'a> Names<'a> {
         if own.is_declared {
             return index;
         }
-        ["_bucket", "_sum", "_count"]
+        ["_bucket", "_sum", "_count", "_gsum", "_gcount"]
             .iter()
             .find_map(|suffix| {
                 let base = *self.by_name.get(own.name.strip_suffix(suffix)?)?;

@@ -30,6 +30,7 @@ mod group;
 mod labels;
 mod model;
 mod parser;
+mod protobuf;
 pub mod relabel;
 mod text;
 #[cfg(test)]

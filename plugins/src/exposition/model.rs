@@ -77,7 +77,8 @@ impl MetricKind {
         match self {
             Self::Histogram => &["_bucket", "_sum", "_count"],
             Self::Summary => &["_sum", "_count"],
-            Self::GaugeHistogram => &["_bucket", "_gsum", "_gcount"],
+            // OpenMetrics has the g, protobuf does not.
+            Self::GaugeHistogram => &["_bucket", "_gsum", "_gcount", "_sum", "_count"],
             Self::Info => &["_info"],
             Self::Counter | Self::Gauge | Self::Untyped | Self::StateSet => &[],
         }

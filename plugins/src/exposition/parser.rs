@@ -6,20 +6,26 @@ use super::entry::{Entry, Label};
 use super::error::ParseError;
 use super::format::{Format, Mode};
 use super::model::{Exemplar, NativeHistogram};
+use super::protobuf::ProtobufParser;
 use super::text::TextParser;
 
 /// Reads a body entry by entry, borrowing all that it can from the body.
 #[derive(Debug)]
-pub struct Parser<'a> {
-    text: TextParser<'a>,
+pub struct Parser<'a>(Inner<'a>);
+
+#[derive(Debug)]
+enum Inner<'a> {
+    Text(TextParser<'a>),
+    Protobuf(Box<ProtobufParser<'a>>),
 }
 
 impl<'a> Parser<'a> {
     /// A parser at the start of `body`, with the verdicts of `mode`.
-    pub fn new(format: Format, _mode: Mode, body: &'a [u8]) -> Self {
-        match format {
-            Format::Text | Format::OpenMetrics | Format::Protobuf => Self { text: TextParser::new(body) },
-        }
+    pub fn new(format: Format, mode: Mode, body: &'a [u8]) -> Self {
+        Self(match format {
+            Format::Text | Format::OpenMetrics => Inner::Text(TextParser::new(body)),
+            Format::Protobuf => Inner::Protobuf(Box::new(ProtobufParser::new(body, mode))),
+        })
     }
 
     /// Reads on to the next entry; `None` at the end of the body. After an error the parser's
@@ -28,34 +34,52 @@ impl<'a> Parser<'a> {
     /// # Errors
     /// The body is not of its format here.
     pub fn next_entry(&mut self) -> Result<Option<Entry<'a>>, ParseError> {
-        self.text.next_entry()
+        match &mut self.0 {
+            Inner::Text(parser) => parser.next_entry(),
+            Inner::Protobuf(parser) => parser.next_entry(),
+        }
     }
 
     /// The labels of the sample or histogram that was read last, in the order of the body.
     pub fn labels(&self) -> &[Label<'a>] {
-        self.text.labels()
+        match &self.0 {
+            Inner::Text(parser) => parser.labels(),
+            Inner::Protobuf(parser) => parser.labels(),
+        }
     }
 
     /// The exemplars of the sample (at most one) or histogram that was read last.
     pub fn exemplars(&self) -> &[Exemplar<'a>] {
-        &[]
+        match &self.0 {
+            Inner::Text(_) => &[],
+            Inner::Protobuf(parser) => parser.exemplars(),
+        }
     }
 
     /// The native histogram that was read last.
     pub fn histogram(&self) -> Option<&NativeHistogram> {
-        None
+        match &self.0 {
+            Inner::Text(_) => None,
+            Inner::Protobuf(parser) => parser.histogram(),
+        }
     }
 
     /// Where in the body the sample that was read last stands: its line, with the line feed if there is one.
     /// Empty for formats without lines.
     pub fn line(&self) -> Range<usize> {
-        self.text.line()
+        match &self.0 {
+            Inner::Text(parser) => parser.line(),
+            Inner::Protobuf(_) => 0..0,
+        }
     }
 
     /// Where in the body the name and the labels of the sample that was read last stand: the start of its
     /// line, up to the blanks before its value. Empty for formats without lines.
     pub fn series(&self) -> Range<usize> {
-        self.text.series()
+        match &self.0 {
+            Inner::Text(parser) => parser.series(),
+            Inner::Protobuf(_) => 0..0,
+        }
     }
 }
 
