@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use config::{ConfigBuilder, Map, Source, builder::DefaultState};
 use serde_json::Value;
 
+use super::written;
 use crate::error::{BoxError, ConfigError, Problem};
 
 /// Environment variables that begin so override the files: `PROMETHEUS_STREAMS__LOG__LEVEL=debug`.
@@ -116,6 +117,7 @@ fn parse_yaml(text: &str) -> Result<Value, BoxError> {
     // By way of YAML's own value, which refuses a key that stands twice and knows `<<`.
     let mut value: serde_yaml::Value =
         serde_yaml::from_str(text).map_err(|error| format!("this is not YAML: {error}"))?;
+    written::keep_numbers(&mut value, text).map_err(|error| format!("this is not YAML: {error}"))?;
     value.apply_merge().map_err(|error| format!("this is not YAML: {error}"))?;
     let tree = serde_json::to_value(value).map_err(|error| format!("keys must be text: {error}"))?;
     settings_map(tree)
@@ -238,6 +240,9 @@ fn overlay(base: &mut Value, over: Value) {
     }
 }
 
+/// Keys whose texts give `${1}` and `${name}` a meaning of their own, as the rules of relabelling do.
+const TEMPLATES: [&str; 2] = ["replacement", "target_label"];
+
 /// Puts the values of environment variables where texts say `${env:NAME}`; `$${` stands for `${`.
 struct Expansion<'a> {
     env: &'a BTreeMap<String, String>,
@@ -248,7 +253,8 @@ struct Expansion<'a> {
 impl Expansion<'_> {
     fn expand_all(&mut self, tree: &mut Value, path: &str) {
         match tree {
-            Value::String(text) if text.contains("${") => match self.expand(text) {
+            Value::String(text) if text.contains("${") => match self.expand(text, is_template(path)) {
+                Ok(expanded) if expanded == *text => {}
                 Ok(expanded) => {
                     self.expanded.insert(path.to_owned(), expanded.clone());
                     *text = expanded;
@@ -269,20 +275,27 @@ impl Expansion<'_> {
         }
     }
 
-    fn expand(&self, text: &str) -> Result<String, String> {
+    /// In a template only `${env:` begins a reference, and whatever else has a dollar stays as it is.
+    fn expand(&self, text: &str, is_template: bool) -> Result<String, String> {
         let mut expanded = String::new();
         let mut rest = text;
         while let Some(start) = rest.find("${") {
+            let after = &rest[start + 2..];
+            if is_template && !after.starts_with("env:") {
+                expanded.push_str(&rest[..start + 2]);
+                rest = after;
+                continue;
+            }
             if rest[..start].ends_with('$') {
                 expanded.push_str(&rest[..start - 1]);
                 expanded.push_str("${");
-                rest = &rest[start + 2..];
+                rest = after;
                 continue;
             }
             expanded.push_str(&rest[..start]);
             // What is not a reference may be a password, and is not shown.
             let unclear = "`${` begins a reference like `${env:NAME}`; write `$${` for the text itself";
-            let (reference, after) = rest[start + 2..].split_once('}').ok_or(unclear)?;
+            let (reference, after) = after.split_once('}').ok_or(unclear)?;
             let name = reference.strip_prefix("env:").ok_or(unclear)?;
             let value =
                 self.env.get(name).ok_or_else(|| format!("the environment variable {name} is not set"))?;
@@ -292,4 +305,8 @@ impl Expansion<'_> {
         expanded.push_str(rest);
         Ok(expanded)
     }
+}
+
+fn is_template(path: &str) -> bool {
+    path.rsplit('.').next().is_some_and(|key| TEMPLATES.contains(&key))
 }

@@ -3,6 +3,7 @@
 //! [`Agent`](crate::pipeline::Agent) is built; the mistakes of both come out together.
 
 mod layers;
+mod written;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -91,6 +91,33 @@ fn env_references_are_put_in_place_and_a_missing_one_says_where() {
 }
 
 #[test]
+fn the_dollars_of_relabelling_are_left_alone() {
+    let rules = "pipelines: { p: { source: { rules: [
+        { replacement: '$1:${2}-$$${name}$${1}${env:SITE}', target_label: 'x_${1}' }, { replacement: '$${env:SITE}' }] } } }";
+    let merged = tree(&[("a.yaml", rules)], &[("SITE", "dc1")]);
+    let rules = &merged["pipelines"]["p"]["source"]["rules"];
+    assert_eq!(rules[0], json!({ "replacement": "$1:${2}-$$${name}$${1}dc1", "target_label": "x_${1}" }));
+    assert_eq!(rules[1]["replacement"], "${env:SITE}");
+}
+
+#[test]
+fn a_number_stays_as_it_is_written() {
+    let text = "
+pipelines:
+  a: &a { labels: { version: 1.10, id: 0x1F, n: 1_0, big: 1e3, plus: +5, plain: 15, half: 0.5, at: [1.0, 2] }, capacity: 7 }
+  b: *a
+  c: { <<: *a, capacity: 2.50 }
+";
+    let merged = tree(&[("a.yaml", text)], &[]);
+    let labels = json!({ "version": "1.10", "id": "0x1F", "n": "1_0", "big": "1e3", "plus": "+5", "plain": 15,
+        "half": "0.5", "at": ["1.0", 2] });
+    let pipelines = &merged["pipelines"];
+    assert_eq!(pipelines["a"], json!({ "labels": labels, "capacity": 7 }));
+    assert_eq!(pipelines["b"], pipelines["a"]);
+    assert_eq!(pipelines["c"], json!({ "labels": labels, "capacity": "2.50" }));
+}
+
+#[test]
 fn no_message_shows_what_may_be_a_secret() {
     let debug = load(&[("a.yaml", "pipelines: { p: { source: { password: hunter2 }, sinks: [] } }")], &[]);
     assert!(!format!("{:?}", debug.unwrap().0).contains("hunter2"));
