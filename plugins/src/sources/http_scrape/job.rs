@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use prometheus_streams_core::values::Size;
 
+use crate::exposition::relabel::Rule;
 use crate::support::http::HttpClient;
 
 /// The settings of one job. Two jobs may have one name, where the short form of the configuration lets targets of
@@ -46,6 +47,10 @@ pub(super) struct Job {
     pub(super) target_limit: usize,
     /// How many targets that relabelling dropped are remembered, to be shown; 0 for all.
     pub(super) keep_dropped_targets: usize,
+    /// What makes of the labels of a discovered target those of its scrapes.
+    pub(super) relabel: Vec<Rule>,
+    /// What every scraped sample goes through.
+    pub(super) metric_relabel: Vec<Rule>,
 }
 
 /// How often, and for how long at most.

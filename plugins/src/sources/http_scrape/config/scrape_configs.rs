@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::super::job::{Job, Pace, ScrapeLimits, ScrapeProtocol};
 use super::prometheus::{Flag, PromDuration, PromSize, Text};
 use super::{Defaults, unsupported};
+use crate::exposition::relabel::{self, RelabelSettings, Rule};
 use crate::support::tls::TlsSettings;
 
 /// A job in the syntax of Prometheus. Its keys have the names, the values and the meaning that they have there.
@@ -64,6 +65,10 @@ pub struct ScrapeConfig {
     pub target_limit: Option<u64>,
     /// How many targets that relabelling dropped are shown. Default: all.
     pub keep_dropped_targets: Option<u64>,
+    /// Rules for the labels of targets, which begin as what discovery knows of them.
+    pub relabel_configs: Option<Vec<RelabelSettings>>,
+    /// Rules for every sample of a scrape.
+    pub metric_relabel_configs: Option<Vec<RelabelSettings>>,
     /// Targets that stand here.
     pub static_configs: Option<Vec<StaticConfig>>,
     /// All other keys.
@@ -101,6 +106,9 @@ impl ScrapeConfig {
         if !matches!(scheme, "http" | "https") {
             problems.add("scheme", format!("{scheme:?} is not a scheme; there are http and https"));
         }
+        let relabel = problems.take("relabel_configs", rules(self.relabel_configs.as_deref()));
+        let metric_relabel =
+            problems.take("metric_relabel_configs", rules(self.metric_relabel_configs.as_deref()));
         problems.take("static_configs", self.check_static_configs());
         let limits = ScrapeLimits {
             body_size: self.body_size_limit.and_then(PromSize::size).unwrap_or(defaults.body_size),
@@ -129,6 +137,8 @@ impl ScrapeConfig {
             scrape_native_histograms: self.native_histograms(),
             target_limit: count(self.target_limit),
             keep_dropped_targets: count(self.keep_dropped_targets),
+            relabel: relabel.unwrap_or_default(),
+            metric_relabel: metric_relabel.unwrap_or_default(),
         })
     }
 
@@ -189,12 +199,13 @@ impl ScrapeConfig {
         fallback_protocol(self.fallback_scrape_protocol.as_ref())
     }
 
-    /// Without relabelling, an address is what it has to be in the end.
     fn check_static_configs(&self) -> Result<(), BuildError> {
         let mut problems = BuildError::default();
+        // Only without relabelling an address has to be by now what it is in the end.
+        let is_final = self.relabel_configs.as_ref().is_none_or(Vec::is_empty);
         for (group, settings) in self.static_configs.iter().flatten().enumerate() {
             for (index, Text(target)) in settings.targets.iter().flatten().enumerate() {
-                if target.contains('/') {
+                if is_final && target.contains('/') {
                     let message = format!(
                         "{target:?} is not an address; it is host:port, and scheme and metrics_path are keys of the job"
                     );
@@ -215,6 +226,16 @@ pub(super) fn fallback_protocol(text: Option<&Text>) -> Result<Option<ScrapeProt
     let name = text.map(Text::as_str).filter(|name| !name.is_empty());
     let protocol = name.map(str::parse).transpose();
     protocol.map_err(|message: String| BuildError::at("fallback_scrape_protocol", message))
+}
+
+fn rules(settings: Option<&[RelabelSettings]>) -> Result<Vec<Rule>, BuildError> {
+    relabel::compile(settings.unwrap_or_default().to_vec()).map_err(|errors| {
+        let mut problems = BuildError::default();
+        for error in errors {
+            problems.add(error.path, error.message);
+        }
+        problems
+    })
 }
 
 fn flag(flag: Option<Flag>, default: bool) -> bool {
