@@ -3,13 +3,21 @@
 
 use std::io::Write;
 
-const POWERS_OF_TEN: [f64; 16] =
-    [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
+/// All the powers of ten that an f64 holds exactly.
+const POWERS_OF_TEN: [f64; 23] = [
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18,
+    1e19, 1e20, 1e21, 1e22,
+];
+
+/// The NaN that Prometheus stores for every NaN that it reads; another one marks series as stale.
+const NORMAL_NAN: f64 = f64::from_bits(0x7ff8_0000_0000_0001);
 
 /// The number that `token` spells for Prometheus, or `None`. Go and Rust read the same spellings
 /// but for two: a sign before `nan`, and finite text that only infinity could hold.
 pub(super) fn parse_float(token: &[u8]) -> Option<f64> {
-    if let Some(value) = parse_short_decimal(token) {
+    if let Some((value, len)) = read_float(token)
+        && len == token.len()
+    {
         return Some(value);
     }
     if let [b'+' | b'-', b'n' | b'N', ..] = token {
@@ -19,36 +27,61 @@ pub(super) fn parse_float(token: &[u8]) -> Option<f64> {
     if value.is_infinite() && token.iter().any(u8::is_ascii_digit) {
         return None;
     }
-    Some(value)
+    Some(if value.is_nan() { NORMAL_NAN } else { value })
 }
 
-/// Up to 15 digits with an optional fraction: digits and power of ten are both exact in an f64,
-/// so one division rounds correctly. Most samples are counters and end here.
-fn parse_short_decimal(token: &[u8]) -> Option<f64> {
-    let (negative, digits) = match token {
-        [b'-', rest @ ..] => (true, rest),
-        rest => (false, rest),
-    };
-    if digits.is_empty() || digits.len() > 16 {
+/// The decimal number at the start of `bytes` and its length, if digits and power of ten are both exact in
+/// an f64, so that one operation rounds correctly. Nearly all samples are read here. `None` does not mean
+/// that there is no number.
+#[inline]
+pub(super) fn read_float(bytes: &[u8]) -> Option<(f64, usize)> {
+    let is_negative = bytes.first() == Some(&b'-');
+    let mut at = usize::from(is_negative);
+    let (mut mantissa, whole) = read_digits(bytes, &mut at, 0);
+    let mut fraction = 0;
+    if bytes.get(at) == Some(&b'.') {
+        at += 1;
+        (mantissa, fraction) = read_digits(bytes, &mut at, mantissa);
+    }
+    if whole + fraction == 0 || whole + fraction > 19 {
+        return None; // no number, or one that may have overflown
+    }
+    let mut exponent = -(fraction as i32);
+    if let Some(b'e' | b'E') = bytes.get(at) {
+        exponent += read_exponent(bytes, &mut at)?;
+    }
+    if mantissa > 1 << 53 {
         return None;
     }
-    let (mut mantissa, mut seen, mut fraction) = (0u64, 0usize, None);
-    for byte in digits {
-        match byte {
-            b'0'..=b'9' => {
-                mantissa = mantissa * 10 + u64::from(byte - b'0');
-                seen += 1;
-            }
-            b'.' if fraction.is_none() => fraction = Some(seen),
-            _ => return None,
-        }
+    let power = *POWERS_OF_TEN.get(exponent.unsigned_abs() as usize)?;
+    let value = if exponent < 0 { mantissa as f64 / power } else { mantissa as f64 * power };
+    Some((if is_negative { -value } else { value }, at))
+}
+
+/// Appends the digits at `at` to `number`, which wraps beyond 19 of them; gives back how many there are.
+#[inline]
+fn read_digits(bytes: &[u8], at: &mut usize, mut number: u64) -> (u64, usize) {
+    let start = *at;
+    while let Some(digit) = bytes.get(*at).map(|byte| byte.wrapping_sub(b'0'))
+        && digit < 10
+    {
+        number = number.wrapping_mul(10).wrapping_add(u64::from(digit));
+        *at += 1;
     }
-    if seen == 0 || seen > 15 {
+    (number, *at - start)
+}
+
+/// Reads `e+09`; only exponents of up to three digits.
+#[inline]
+fn read_exponent(bytes: &[u8], at: &mut usize) -> Option<i32> {
+    *at += 1;
+    let sign = bytes.get(*at);
+    *at += usize::from(matches!(sign, Some(b'+' | b'-')));
+    let (exponent, digits) = read_digits(bytes, at, 0);
+    if digits == 0 || digits > 3 {
         return None;
     }
-    let scale = POWERS_OF_TEN[seen - fraction.unwrap_or(seen)];
-    let value = mantissa as f64 / scale;
-    Some(if negative { -value } else { value })
+    Some(if sign == Some(&b'-') { -(exponent as i32) } else { exponent as i32 })
 }
 
 /// Appends `value` in the shortest form that reads back as the same number.
@@ -177,7 +210,7 @@ mod tests {
         }
 
         #[test]
-        fn the_short_way_is_the_long_way(digits in "-?[0-9]{0,9}\\.?[0-9]{0,8}") {
+        fn the_short_way_is_the_long_way(digits in "-?[0-9]{0,9}\\.?[0-9]{0,11}(e[+-]?[0-9]{0,2})?") {
             prop_assert_eq!(parse_float(digits.as_bytes()), digits.parse::<f64>().ok());
         }
     }

@@ -29,9 +29,13 @@ mod format;
 mod group;
 mod labels;
 mod model;
+mod openmetrics;
 mod parser;
 mod protobuf;
 pub mod relabel;
+mod scan;
+mod series;
+mod swar;
 mod text;
 #[cfg(test)]
 mod verdicts;

@@ -72,6 +72,18 @@ impl MetricKind {
         })
     }
 
+    /// The kind that a `TYPE` line of OpenMetrics names.
+    pub fn from_openmetrics_word(word: &str) -> Option<Self> {
+        Some(match word {
+            "gaugehistogram" => Self::GaugeHistogram,
+            "info" => Self::Info,
+            "stateset" => Self::StateSet,
+            "unknown" => Self::Untyped,
+            "untyped" => return None,
+            word => return Self::from_word(word),
+        })
+    }
+
     /// The suffixes that this kind adds to the family name to name its series.
     pub fn suffixes(self) -> &'static [&'static str] {
         match self {

@@ -6,6 +6,7 @@ use super::entry::{Entry, Label};
 use super::error::ParseError;
 use super::format::{Format, Mode};
 use super::model::{Exemplar, NativeHistogram};
+use super::openmetrics::OpenMetricsParser;
 use super::protobuf::ProtobufParser;
 use super::text::TextParser;
 
@@ -13,9 +14,11 @@ use super::text::TextParser;
 #[derive(Debug)]
 pub struct Parser<'a>(Inner<'a>);
 
+/// The parser of one format, which knows its grammar in both modes.
 #[derive(Debug)]
 enum Inner<'a> {
     Text(TextParser<'a>),
+    OpenMetrics(Box<OpenMetricsParser<'a>>),
     Protobuf(Box<ProtobufParser<'a>>),
 }
 
@@ -23,7 +26,8 @@ impl<'a> Parser<'a> {
     /// A parser at the start of `body`, with the verdicts of `mode`.
     pub fn new(format: Format, mode: Mode, body: &'a [u8]) -> Self {
         Self(match format {
-            Format::Text | Format::OpenMetrics => Inner::Text(TextParser::new(body)),
+            Format::Text => Inner::Text(TextParser::new(body, mode)),
+            Format::OpenMetrics => Inner::OpenMetrics(Box::new(OpenMetricsParser::new(body, mode))),
             Format::Protobuf => Inner::Protobuf(Box::new(ProtobufParser::new(body, mode))),
         })
     }
@@ -36,6 +40,7 @@ impl<'a> Parser<'a> {
     pub fn next_entry(&mut self) -> Result<Option<Entry<'a>>, ParseError> {
         match &mut self.0 {
             Inner::Text(parser) => parser.next_entry(),
+            Inner::OpenMetrics(parser) => parser.next_entry(),
             Inner::Protobuf(parser) => parser.next_entry(),
         }
     }
@@ -44,6 +49,7 @@ impl<'a> Parser<'a> {
     pub fn labels(&self) -> &[Label<'a>] {
         match &self.0 {
             Inner::Text(parser) => parser.labels(),
+            Inner::OpenMetrics(parser) => parser.labels(),
             Inner::Protobuf(parser) => parser.labels(),
         }
     }
@@ -52,6 +58,7 @@ impl<'a> Parser<'a> {
     pub fn exemplars(&self) -> &[Exemplar<'a>] {
         match &self.0 {
             Inner::Text(_) => &[],
+            Inner::OpenMetrics(parser) => parser.exemplars(),
             Inner::Protobuf(parser) => parser.exemplars(),
         }
     }
@@ -59,7 +66,7 @@ impl<'a> Parser<'a> {
     /// The native histogram that was read last.
     pub fn histogram(&self) -> Option<&NativeHistogram> {
         match &self.0 {
-            Inner::Text(_) => None,
+            Inner::Text(_) | Inner::OpenMetrics(_) => None,
             Inner::Protobuf(parser) => parser.histogram(),
         }
     }
@@ -69,6 +76,7 @@ impl<'a> Parser<'a> {
     pub fn line(&self) -> Range<usize> {
         match &self.0 {
             Inner::Text(parser) => parser.line(),
+            Inner::OpenMetrics(parser) => parser.line(),
             Inner::Protobuf(_) => 0..0,
         }
     }
@@ -78,6 +86,7 @@ impl<'a> Parser<'a> {
     pub fn series(&self) -> Range<usize> {
         match &self.0 {
             Inner::Text(parser) => parser.series(),
+            Inner::OpenMetrics(parser) => parser.series(),
             Inner::Protobuf(_) => 0..0,
         }
     }
