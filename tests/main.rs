@@ -15,4 +15,5 @@ mod local_stream;
 mod nats;
 mod parts;
 mod push_gateway;
+mod side_by_side;
 mod support;

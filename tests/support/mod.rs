@@ -6,7 +6,9 @@
 pub mod agent;
 pub mod certs;
 pub mod configs;
+pub mod exporters;
 pub mod fleet;
+pub mod freezer;
 pub mod http;
 pub mod nats;
 pub mod oracle;
@@ -14,6 +16,7 @@ pub mod process;
 pub mod prometheus;
 pub mod proxy;
 pub mod server;
+pub mod stored;
 pub mod targets;
 pub mod usage;
 pub mod wait;

@@ -31,6 +31,8 @@ pub enum Behaviour {
     Probe,
     /// 200 with this text.
     Text(Bytes),
+    /// 200 with this content type and body.
+    Page(&'static str, Bytes),
     /// A status without a body.
     Status(u16),
     /// 200 and a page for people.
@@ -94,6 +96,11 @@ impl Targets {
         let state = Arc::new(State::default());
         let accepting = tokio::spawn(accept(listener, tls, Arc::clone(&state)));
         Self { address, scheme, state, accepting }
+    }
+
+    /// `127.0.0.1:PORT`
+    pub fn address(&self) -> String {
+        self.address.to_string()
     }
 
     /// The URL of the target `name`.
@@ -179,6 +186,11 @@ async fn scripted(behaviour: Behaviour) -> Response<Body> {
         Behaviour::Html => {
             let mut page = text_of("<html><body><h1>Sign in</h1></body></html>\n");
             page.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/html"));
+            page
+        }
+        Behaviour::Page(content_type, body) => {
+            let mut page = text_of(body);
+            page.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
             page
         }
         Behaviour::Status(status) => {
