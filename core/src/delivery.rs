@@ -5,10 +5,11 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 use crate::event::Event;
 use crate::metrics::PipelineMetrics;
@@ -131,22 +132,70 @@ impl fmt::Debug for Acker {
     }
 }
 
+/// The bytes of all bodies that a pipeline holds.
+pub(crate) struct Weight {
+    held: AtomicU64,
+    limit: u64,
+    lighter: Notify,
+}
+
+impl Weight {
+    pub(crate) fn new(limit: u64) -> Self {
+        Self { held: AtomicU64::new(0), limit: limit.max(1), lighter: Notify::new() }
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.held.load(Ordering::Acquire) < self.limit
+    }
+
+    /// Waits until there is room.
+    pub(crate) async fn room(&self) {
+        loop {
+            let lighter = self.lighter.notified();
+            if self.has_room() {
+                return;
+            }
+            lighter.await;
+        }
+    }
+
+    fn add(&self, bytes: u64) {
+        self.held.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    fn remove(&self, bytes: u64) {
+        let before = self.held.fetch_sub(bytes, Ordering::AcqRel);
+        if before >= self.limit {
+            self.lighter.notify_waiters();
+        }
+    }
+}
+
 /// The room that an event takes in its pipeline until it is answered.
 pub(crate) struct Held {
     metrics: Arc<PipelineMetrics>,
+    weight: Arc<Weight>,
+    bytes: u64,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Held {
-    pub(crate) fn new(permit: OwnedSemaphorePermit, metrics: Arc<PipelineMetrics>) -> Self {
+    pub(crate) fn new(
+        permit: OwnedSemaphorePermit,
+        bytes: u64,
+        weight: Arc<Weight>,
+        metrics: Arc<PipelineMetrics>,
+    ) -> Self {
         metrics.held.inc();
-        Self { metrics, _permit: permit }
+        weight.add(bytes);
+        Self { metrics, weight, bytes, _permit: permit }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         self.metrics.held.dec();
+        self.weight.remove(self.bytes);
     }
 }
 

@@ -1,20 +1,32 @@
-//! How a source hands its events over, and the whole of backpressure: a pipeline holds at most
-//! `capacity` events that are not yet answered, and an [`Emitter`] waits for room, or says that there
-//! is none. A paused pipeline gives no room at all, so its source stops asking for more.
+//! How a source hands its events over, and the whole of backpressure: a pipeline holds at most so many
+//! events, and so many bytes of their bodies, that are not yet answered ([`Capacity`]), and an [`Emitter`]
+//! waits for room, or says that there is none. A paused pipeline gives no room at all, so its source stops
+//! asking for more.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::delivery::{Delivery, Held, Receipt};
+use crate::delivery::{Delivery, Held, Receipt, Weight};
 use crate::event::Event;
 use crate::metrics::PipelineMetrics;
+
+/// What a pipeline may hold that is not yet answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Events.
+    pub events: usize,
+    /// Bytes of their bodies. Once they are reached there is no room until some are answered; room that
+    /// was given before may still be used, since nobody knows how large an event will be.
+    pub bytes: u64,
+}
 
 /// The entrance of a pipeline. Clones share its room.
 #[derive(Clone)]
 pub struct Emitter {
     room: Arc<Semaphore>,
+    weight: Arc<Weight>,
     paused: watch::Receiver<bool>,
     ended: CancellationToken,
     queue: mpsc::UnboundedSender<Delivery>,
@@ -24,7 +36,7 @@ pub struct Emitter {
 /// Why there is no room now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoRoom {
-    /// The pipeline holds as many events as it may.
+    /// The pipeline holds as many events, or bytes, as it may.
     #[error("the pipeline is full")]
     Full,
     /// The pipeline is paused.
@@ -36,14 +48,15 @@ impl Emitter {
     /// The entrance and the queue behind it. The queue needs no bound of its own: an event keeps its
     /// room until it is answered.
     pub(crate) fn new(
-        capacity: usize,
+        capacity: Capacity,
         paused: watch::Receiver<bool>,
         ended: CancellationToken,
         metrics: Arc<PipelineMetrics>,
     ) -> (Self, mpsc::UnboundedReceiver<Delivery>) {
         let (queue, deliveries) = mpsc::unbounded_channel();
-        let room = Arc::new(Semaphore::new(capacity.clamp(1, Semaphore::MAX_PERMITS)));
-        (Self { room, paused, ended, queue, metrics }, deliveries)
+        let room = Arc::new(Semaphore::new(capacity.events.clamp(1, Semaphore::MAX_PERMITS)));
+        let weight = Arc::new(Weight::new(capacity.bytes));
+        (Self { room, weight, paused, ended, queue, metrics }, deliveries)
     }
 
     /// Waits for room, sends, and returns the receipt of the outcome. Once the pipeline has ended,
@@ -72,7 +85,11 @@ impl Emitter {
         loop {
             // An error means that nobody is left to pause or resume.
             let _ = paused.wait_for(|paused| !paused).await;
+            self.weight.room().await;
             let permit = Arc::clone(&self.room).acquire_owned().await.ok();
+            if !self.weight.has_room() {
+                continue;
+            }
             if !*paused.borrow() || paused.has_changed().is_err() {
                 return permit;
             }
@@ -86,6 +103,9 @@ impl Emitter {
     pub fn try_reserve(&self) -> Result<Room, NoRoom> {
         if *self.paused.borrow() {
             return Err(NoRoom::Paused);
+        }
+        if !self.weight.has_room() {
+            return Err(NoRoom::Full);
         }
         let permit = Arc::clone(&self.room).try_acquire_owned().map_err(|_| NoRoom::Full)?;
         Ok(self.room_with(Some(permit)))
@@ -107,7 +127,8 @@ impl Emitter {
     }
 
     fn room_with(&self, permit: Option<OwnedSemaphorePermit>) -> Room {
-        Room { permit, queue: self.queue.clone(), metrics: Arc::clone(&self.metrics) }
+        let (weight, metrics) = (Arc::clone(&self.weight), Arc::clone(&self.metrics));
+        Room { permit, weight, queue: self.queue.clone(), metrics }
     }
 }
 
@@ -116,6 +137,7 @@ impl Emitter {
 pub struct Room {
     /// Nothing once the pipeline has ended.
     permit: Option<OwnedSemaphorePermit>,
+    weight: Arc<Weight>,
     queue: mpsc::UnboundedSender<Delivery>,
     metrics: Arc<PipelineMetrics>,
 }
@@ -124,12 +146,49 @@ impl Room {
     /// Sends the event that this room was for.
     pub fn send(self, event: Event) -> Receipt {
         self.metrics.events.inc();
+        let bytes = event.body.len() as u64;
         let (mut delivery, receipt) = Delivery::new(event);
         if let Some(permit) = self.permit {
-            delivery.acker.hold(Held::new(permit, self.metrics));
+            delivery.acker.hold(Held::new(permit, bytes, self.weight, self.metrics));
         }
         // A closed queue drops the delivery, which answers `Failed`.
         let _ = self.queue.send(delivery);
         receipt
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use futures_util::FutureExt;
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::delivery::Outcome;
+    use crate::metrics::Metrics;
+
+    #[tokio::test]
+    async fn heavy_events_take_the_room_of_many() {
+        let (_pause, paused) = watch::channel(false);
+        let metrics = Arc::new(PipelineMetrics::new(&Metrics::new(Registry::new()), "test"));
+        let capacity = Capacity { events: 10, bytes: 10 };
+        let (emitter, mut queue) = Emitter::new(capacity, paused, CancellationToken::new(), metrics);
+        let event = |bytes| Event::new(SystemTime::UNIX_EPOCH, vec![0; bytes]);
+
+        let (first, second) = (emitter.try_reserve().unwrap(), emitter.try_reserve().unwrap());
+        let _receipts = (first.send(event(9)), emitter.send(event(0)).await);
+        assert!(emitter.try_reserve().is_ok(), "one byte is left");
+        let _receipt = second.send(event(20));
+        assert_eq!(emitter.try_reserve().err(), Some(NoRoom::Full));
+        let mut waiting = Box::pin(emitter.reserve());
+        assert!((&mut waiting).now_or_never().is_none());
+
+        queue.recv().await.unwrap().acker.finish(Outcome::Delivered);
+        assert!((&mut waiting).now_or_never().is_none(), "20 of 10 bytes are taken");
+        let _nothing = queue.recv().await.unwrap();
+        queue.recv().await.unwrap().acker.finish(Outcome::Delivered);
+        let _room = waiting.await;
+        assert!(emitter.try_reserve().is_ok());
     }
 }

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::error::{BuildError, ConfigError};
 use crate::middleware::DeliveryConfig;
 use crate::settings::{self, Removed};
-use crate::values::Span;
+use crate::values::{Size, Span};
 
 use layers::Layers;
 
@@ -91,6 +91,10 @@ pub struct PipelineConfig {
     /// How many events the pipeline holds at most that are not yet answered. Default `1024`.
     #[serde(default = "default_capacity")]
     pub capacity: usize,
+    /// How many bytes their bodies have at most: once they are reached, the source waits or skips. Default
+    /// `128MiB`.
+    #[serde(default = "default_capacity_bytes")]
+    pub capacity_bytes: Size,
     /// Where its events begin.
     // Absent, it is found to lack a type, together with the other mistakes of the pipeline.
     #[serde(default)]
@@ -108,6 +112,10 @@ pub struct PipelineConfig {
 
 fn default_capacity() -> usize {
     1024
+}
+
+fn default_capacity_bytes() -> Size {
+    Size(128 << 20)
 }
 
 /// One stage as it stands in the file: the keys of [`StageFrame`], and the settings that its type knows.

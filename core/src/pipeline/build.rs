@@ -13,6 +13,7 @@ use super::Agent;
 use super::run::{Pipeline, SinkStage, TransformStage};
 use crate::config::{Config, PipelineConfig, StageConfig, StageFrame};
 use crate::control::Control;
+use crate::emitter::Capacity;
 use crate::error::{BuildError, ConfigError};
 use crate::health::HealthBoard;
 use crate::metrics::{Metrics, PipelineMetrics, SinkMetrics, TransformMetrics};
@@ -97,6 +98,9 @@ impl Builder {
         if config.capacity == 0 || config.capacity > MOST_CAPACITY {
             problems.add("capacity", format!("must be from 1 to {MOST_CAPACITY}"));
         }
+        if config.capacity_bytes.0 == 0 {
+            problems.add("capacity_bytes", "must be more than zero");
+        }
         if config.sinks.is_empty() {
             problems.add("sinks", "a pipeline needs at least one sink");
         }
@@ -120,7 +124,7 @@ impl Builder {
         Ok(Pipeline {
             name: name.to_owned(),
             paused: self.control.add_pipeline(name, metrics.paused.clone()),
-            capacity: config.capacity,
+            capacity: Capacity { events: config.capacity, bytes: config.capacity_bytes.0 },
             source_name,
             source,
             redelivers,

@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
 use crate::delivery::{Delivery, Outcome};
-use crate::emitter::Emitter;
+use crate::emitter::{Capacity, Emitter};
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::metrics::{PipelineMetrics, SinkMetrics, TransformMetrics};
@@ -26,7 +26,7 @@ pub(super) const LAST_GRACE: Duration = Duration::from_secs(2);
 pub(super) struct Pipeline {
     pub(super) name: String,
     pub(super) paused: watch::Receiver<bool>,
-    pub(super) capacity: usize,
+    pub(super) capacity: Capacity,
     pub(super) source_name: String,
     pub(super) source: Box<dyn Source>,
     /// True where the source sends again what was answered `Failed`.

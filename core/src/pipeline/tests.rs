@@ -7,7 +7,7 @@ use tokio::sync::{Notify, watch};
 use super::run::{SinkStage, TransformStage};
 use super::*;
 use crate::delivery::Outcome;
-use crate::emitter::Emitter;
+use crate::emitter::{Capacity, Emitter};
 use crate::error::SendError;
 use crate::event::Event;
 use crate::metrics::{Metrics, PipelineMetrics, SinkMetrics, TransformMetrics};
@@ -36,7 +36,7 @@ fn pipeline(
     let pipeline = Pipeline {
         name: "p".into(),
         paused: watch::channel(false).1,
-        capacity,
+        capacity: Capacity { events: capacity, bytes: 1 << 20 },
         source_name: "memory".into(),
         source: Box::new(source),
         redelivers: false,

@@ -9,7 +9,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::{Delivery, Receipt};
-use crate::emitter::Emitter;
+use crate::emitter::{Capacity, Emitter};
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::metrics::{Metrics, PipelineMetrics, SinkMetrics};
@@ -20,6 +20,7 @@ use crate::stage::Sink;
 pub fn pipe(capacity: usize) -> (Emitter, Inlet) {
     let (pause, paused) = watch::channel(false);
     let metrics = Arc::new(PipelineMetrics::new(&Metrics::new(Registry::new()), "test"));
+    let capacity = Capacity { events: capacity, bytes: u64::MAX };
     let (emitter, deliveries) = Emitter::new(capacity, paused, CancellationToken::new(), metrics);
     (emitter, Inlet { deliveries, pause })
 }
