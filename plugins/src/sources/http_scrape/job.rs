@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use prometheus_streams_core::values::Size;
 
+use super::discovery::DiscoverySettings;
 use crate::exposition::relabel::Rule;
 use crate::support::http::HttpClient;
 
@@ -51,6 +52,8 @@ pub(super) struct Job {
     pub(super) relabel: Vec<Rule>,
     /// What every scraped sample goes through.
     pub(super) metric_relabel: Vec<Rule>,
+    /// How its targets are found.
+    pub(super) discoveries: Vec<DiscoverySettings>,
 }
 
 /// How often, and for how long at most.

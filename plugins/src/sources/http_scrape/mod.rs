@@ -30,6 +30,8 @@ mod metrics;
 mod poller;
 mod schedule;
 mod scraper;
+#[allow(dead_code, unused_imports, reason = "the parts that use all of it land one by one")]
+mod targets;
 #[cfg(test)]
 mod tests;
 
@@ -49,7 +51,7 @@ pub use self::config::{
     Flag, HttpScrapeConfig, JobSettings, PromDuration, PromSize, ScrapeConfig, StaticConfig, TargetEntry,
     TargetSettings, Text,
 };
-pub use self::discovery::{DnsSdSettings, FileSdSettings, RecordKind};
+pub use self::discovery::{DnsSdSettings, FileSdSettings, HttpSdSettings, RecordKind};
 use self::metrics::PollerMetrics;
 use self::poller::Poller;
 use self::scraper::Target;

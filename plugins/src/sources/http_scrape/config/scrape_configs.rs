@@ -139,6 +139,7 @@ impl ScrapeConfig {
             keep_dropped_targets: count(self.keep_dropped_targets),
             relabel: relabel.unwrap_or_default(),
             metric_relabel: metric_relabel.unwrap_or_default(),
+            discoveries: Vec::new(),
         })
     }
 

@@ -4,6 +4,7 @@
 
 pub(super) mod dns;
 pub(super) mod file;
+pub(super) mod http;
 mod list;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::dns::{DnsSdSettings, RecordKind};
 pub use self::file::FileSdSettings;
+pub(super) use self::http::HttpSd;
+pub use self::http::HttpSdSettings;
 
 /// Targets that were found together, as Prometheus' `file_sd` and `http_sd` list them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -39,6 +42,8 @@ pub(super) enum DiscoverySettings {
     Static(Vec<TargetGroup>),
     /// From files.
     File(FileSdSettings),
+    /// From an HTTP server.
+    Http(HttpSd),
     /// From DNS.
     Dns(DnsSdSettings),
 }
@@ -63,6 +68,7 @@ impl DiscoverySettings {
         match self {
             Self::Static(_) => "static",
             Self::File(_) => "file",
+            Self::Http(_) => "http",
             Self::Dns(_) => "dns",
         }
     }
@@ -73,6 +79,7 @@ impl DiscoverySettings {
             match self {
                 Self::Static(groups) => teller.tell(groups).await,
                 Self::File(settings) => file::run(settings, teller).await,
+                Self::Http(discovery) => http::run(discovery, teller).await,
                 Self::Dns(settings) => dns::run(settings, teller).await,
             }
         };
