@@ -33,6 +33,7 @@ mod openmetrics;
 mod parser;
 mod protobuf;
 pub mod relabel;
+pub mod rewrite;
 mod scan;
 mod series;
 mod swar;

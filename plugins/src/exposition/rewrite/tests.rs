@@ -1,0 +1,103 @@
+use super::super::relabel::Rule;
+use super::super::relabel::{RelabelSettings, compile};
+use super::*;
+
+const TARGET: [(&str, &str); 2] = [("instance", "i"), ("job", "j")];
+
+fn rules(json: &str) -> Vec<Rule> {
+    let settings: Vec<RelabelSettings> = serde_json::from_str(json).unwrap();
+    compile(settings).unwrap()
+}
+
+fn rewritten(format: Format, body: &str, rules: &str, honor_labels: bool) -> Result<String, String> {
+    let rules = self::rules(rules);
+    let relabeling = Relabeling { target: &TARGET, honor_labels, rules: &rules };
+    let rewritten = relabel(format, body.as_bytes(), &relabeling).map_err(|error| error.to_string())?;
+    Ok(String::from_utf8(rewritten.unwrap_or_else(|| body.as_bytes().to_vec())).unwrap())
+}
+
+fn text(body: &str, rules: &str) -> String {
+    rewritten(Format::Text, body, rules, false).unwrap()
+}
+
+const DROP: &str = r#"[{"source_labels":["__name__"],"regex":"b.*","action":"drop"}]"#;
+
+#[test]
+fn what_is_dropped_vanishes_and_the_rest_stays_byte_for_byte() {
+    let body =
+        "# HELP a  Odd   blanks.\n# TYPE b counter\nb 1\na  {x = \"1\" , }\t2 17\n\nb{c=\"{\"} 3\n# end";
+    assert_eq!(
+        text(body, DROP),
+        "# HELP a  Odd   blanks.\n# TYPE b counter\na  {x = \"1\" , }\t2 17\n\n# end"
+    );
+    assert_eq!(text("b 1\nb 2", DROP), "");
+    assert_eq!(text("a 1\nb 2", DROP), "a 1\n");
+}
+
+#[test]
+fn a_body_in_which_nothing_changes_is_the_same_body() {
+    let rules = rules(DROP);
+    let relabeling = Relabeling { target: &TARGET, honor_labels: false, rules: &rules };
+    assert_eq!(relabel(Format::Text, b"a{x=\"\"} 1\n", &relabeling), Ok(None));
+}
+
+#[test]
+fn a_changed_series_has_its_final_labels_and_keeps_the_rest_of_its_line() {
+    let set = r#"[{"source_labels":["x"],"regex":"(.+)","target_label":"y","replacement":"<$1>"}]"#;
+    assert_eq!(text("a{x=\"1\"}   2\t17\na 3\n", set), "a{x=\"1\",y=\"<1>\"}   2\t17\na 3\n");
+    assert_eq!(text("a{x=\"\\\"\\\\\\n\"} 2", set), "a{x=\"\\\"\\\\\\n\",y=\"<\\\"\\\\\\n>\"} 2");
+    let rename = r#"[{"target_label":"__name__","replacement":"n.m"}]"#;
+    assert_eq!(text("a 1\na{b=\"c\"}+1\n", rename), "{\"n.m\"} 1\n{\"n.m\",b=\"c\"}+1\n");
+    let labelmap = r#"[{"regex":"b","replacement":"b.c","action":"labelmap"}]"#;
+    assert_eq!(text("a{b=\"1\"} 1\n", labelmap), "a{b=\"1\",\"b.c\"=\"1\"} 1\n");
+}
+
+#[test]
+fn the_labels_of_the_target_take_part() {
+    let body = "a 1\na{job=\"own\"} 2\na{job=\"j\"} 3\na{job=\"\"} 4\n";
+    // Where nothing else happens, what the target displaces is written out, for labels are honoured from here on.
+    assert_eq!(text(body, DROP), "a 1\na{exported_job=\"own\"} 2\na{exported_job=\"j\"} 3\na 4\n");
+    assert_eq!(rewritten(Format::Text, body, DROP, true).unwrap(), body);
+    let drop = r#"[{"regex":"job|exported_.*","action":"labeldrop"}]"#;
+    assert_eq!(text(body, drop), "a{job=\"\"} 1\na{job=\"\"} 2\na{job=\"\"} 3\na{job=\"\"} 4\n");
+    let set = r#"[{"source_labels":["job","instance"],"target_label":"job"}]"#;
+    assert_eq!(text("a 1\n", set), "a{job=\"j;i\"} 1\n");
+    // A label that is put back is as it was exposed.
+    let back = r#"[{"source_labels":["exported_job"],"regex":"(.+)","target_label":"job"},
+                   {"regex":"exported_job","action":"labeldrop"}]"#;
+    assert_eq!(text("a{job=\"own\"} 2\n", back), "a{job=\"own\"} 2\n");
+}
+
+#[test]
+fn bounds_are_seen_as_prometheus_spells_them_and_stay_as_they_were() {
+    let body = "# TYPE h histogram\nh_bucket{le=\"1\"} 1\nh_bucket{le=\"2\"} 1\nx{le=\"3\"} 1\n";
+    let drop = r#"[{"source_labels":["le"],"regex":"1.0","action":"drop"}]"#;
+    assert_eq!(text(body, drop), "# TYPE h histogram\nh_bucket{le=\"2\"} 1\nx{le=\"3\"} 1\n");
+    let add = r#"[{"target_label":"a","replacement":"b"}]"#;
+    assert_eq!(
+        text("# TYPE h histogram\nh_bucket{le=\"1\"} 1\n", add),
+        "# TYPE h histogram\nh_bucket{a=\"b\",le=\"1\"} 1\n"
+    );
+    let up = r#"[{"source_labels":["le"],"regex":"(.*)","target_label":"le","replacement":"${1}x"}]"#;
+    assert_eq!(
+        text("# TYPE h histogram\nh_bucket{le=\"1\"} 1\n", up),
+        "# TYPE h histogram\nh_bucket{le=\"1.0x\"} 1\n"
+    );
+}
+
+#[test]
+fn a_series_that_is_none_fails_the_scrape() {
+    let nameless = r#"[{"regex":"__name__","action":"labeldrop"}]"#;
+    let error = rewritten(Format::Text, "a 1\n", nameless, false).unwrap_err();
+    assert_eq!(error, "missing metric name (__name__ label)");
+    let empty = r#"[{"regex":"b(x?)","replacement":"$1","action":"labelmap"}]"#;
+    let error = rewritten(Format::Text, "a{b=\"1\"} 1\n", empty, false).unwrap_err();
+    assert_eq!(
+        error,
+        r#"invalid metric name or label names: {="1", __name__="a", b="1", instance="i", job="j"}"#
+    );
+    let all = r#"[{"regex":".*","action":"labeldrop"}]"#;
+    assert_eq!(text("a 1\n", all), "", "a series without any label is dropped");
+    let error = rewritten(Format::Text, "a 1\nb b\n", DROP, false).unwrap_err();
+    assert!(error.starts_with("line 2, column 3"), "{error}");
+}
