@@ -1,116 +1,169 @@
-//! One scrape: a request as Prometheus sends it, and the event that becomes of the answer.
+//! One scrape: a request as Prometheus 3 sends it, and the event that becomes of the answer.
 
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use hyper::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
-use hyper::{HeaderMap, Request, StatusCode, Uri};
+use hyper::{HeaderMap, Request, StatusCode};
 use prometheus_streams_core::event::{Attributes, Event, Labels};
+use prometheus_streams_core::values::Size;
 use tokio::time::Instant;
 
-use super::schedule::Rhythm;
-use crate::support::http::{Auth, HttpClient, HttpError, Limits};
-use crate::support::scrape;
+pub(super) use super::before::{Target, is_metrics_format};
+use super::content_type::{self, ContentTypeError};
+pub(super) use super::ingest::Memory;
+use super::ingest::{self, Counts, IngestError, Terms};
+use super::targets;
+use crate::exposition::Format;
+use crate::support::http::{HttpError, Limits, MOST_REDIRECTS};
+use crate::support::scrape::{self, unix_millis};
 
-/// Text 0.0.4 is what the receiving side reads, so OpenMetrics is not asked for.
-const ACCEPTED: HeaderValue = HeaderValue::from_static("text/plain;version=0.0.4;q=0.5,*/*;q=0.1");
 const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("prometheus-streams/", env!("CARGO_PKG_VERSION")));
 const SCRAPE_TIMEOUT: HeaderName = HeaderName::from_static("x-prometheus-scrape-timeout-seconds");
-/// What is a metrics format, whether or not the receiving side reads it yet.
-const FORMATS: [&str; 3] = ["text/plain", "application/openmetrics-text", "application/vnd.google.protobuf"];
 
-/// A target, with all that a scrape of it needs.
-#[derive(Clone, Debug)]
-pub(super) struct Target {
-    pub(super) labels: Labels,
-    pub(super) rhythm: Rhythm,
-    pub(super) uri: Uri,
-    pub(super) limits: Limits,
-    pub(super) client: HttpClient,
-    pub(super) auth: Option<Arc<Auth>>,
-    pub(super) fallback_content_type: Option<String>,
+/// Which scrape of a target it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attempt {
+    /// The beginning of its slot, in milliseconds since 1970.
+    pub(super) slot: u64,
+    /// How many slots the target has had with this one.
+    pub(super) sequence: u64,
+    /// When it begins.
+    pub(super) now: SystemTime,
 }
 
 /// Why a target is down.
 #[derive(Debug, thiserror::Error)]
 enum ScrapeError {
     #[error(transparent)]
-    Http(#[from] HttpError),
-    #[error("the content type {0:?} is not a metrics format")]
-    ContentType(String),
+    Http(HttpError),
+    #[error("body_size_limit exceeded (limit: {0})")]
+    BodySize(Size),
+    #[error(transparent)]
+    ContentType(#[from] ContentTypeError),
+    #[error(transparent)]
+    Ingest(#[from] IngestError),
 }
 
-impl Target {
-    /// Scrapes the target for a slot. Whatever happens is an event.
-    pub(super) async fn scrape(&self, slot: u64, sequence: u64, now: SystemTime) -> Event {
-        let started = Instant::now();
-        let answer = self.fetch().await;
-        let duration = format!("{:.6}", started.elapsed().as_secs_f64());
-        let facts = [
-            (scrape::SLOT, slot.to_string()),
-            (scrape::SEQUENCE, sequence.to_string()),
-            (scrape::INTERVAL, self.rhythm.interval().to_string()),
-            (scrape::DURATION, duration),
-        ];
-        let mut attributes: Attributes = facts.into_iter().collect();
-        let body = match answer {
-            Ok((content_type, body)) => {
-                content_type.map(|content_type| attributes.insert(scrape::CONTENT_TYPE, content_type));
-                body
-            }
-            Err(error) => {
-                attributes.insert(scrape::ERROR, error.to_string());
-                Bytes::new()
-            }
-        };
-        Event { timestamp: now, labels: self.labels.clone(), attributes, body }
-    }
+/// What has become of an attempt.
+struct Scraped {
+    counts: Counts,
+    /// The body that goes on, and the type that it is of.
+    result: Result<(Bytes, Option<String>), ScrapeError>,
+}
 
-    async fn fetch(&self) -> Result<(Option<String>, Bytes), ScrapeError> {
+/// Scrapes a target. Whatever happens is an event. What is remembered of the target goes from one of its scrapes to
+/// the next.
+pub(super) async fn scrape(target: &targets::Target, memory: &mut Memory, attempt: Attempt) -> Event {
+    let started = Instant::now();
+    let Scraped { counts, result } = match target.ask().await {
+        Ok(answer) => target.judge(answer, memory, attempt.now + started.elapsed()),
+        Err(error) => Scraped { counts: Counts::default(), result: Err(error) },
+    };
+    let mut attributes = target.attributes(attempt, counts, started.elapsed());
+    let body = match result {
+        Ok((body, content_type)) => {
+            content_type.map(|content_type| attributes.insert(scrape::CONTENT_TYPE, content_type));
+            body
+        }
+        Err(error) => {
+            attributes.insert(scrape::ERROR, error.to_string());
+            Bytes::new()
+        }
+    };
+    Event { timestamp: attempt.now, labels: target.labels.clone(), attributes, body }
+}
+
+/// The event of a scrape that fails before anything is asked, because of `error`.
+pub(super) fn forced(target: &targets::Target, attempt: Attempt, error: &str) -> Event {
+    let mut attributes = target.attributes(attempt, Counts::default(), Duration::ZERO);
+    attributes.insert(scrape::ERROR, error);
+    Event { timestamp: attempt.now, labels: target.labels.clone(), attributes, body: Bytes::new() }
+}
+
+/// The event by which the far side learns that a target is gone.
+pub(super) fn tombstone(labels: &Labels, now: SystemTime) -> Event {
+    let attributes = [(scrape::TOMBSTONE, "true")].into_iter().collect();
+    Event { timestamp: now, labels: labels.clone(), attributes, body: Bytes::new() }
+}
+
+impl targets::Target {
+    /// The body of the answer, and the `Content-Type` that it is said to be of.
+    async fn ask(&self) -> Result<(Bytes, Option<HeaderValue>), ScrapeError> {
         let mut request = Request::new(Bytes::new());
         *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers()?;
-        let answer = self.client.send(request, &self.limits).await?;
+        *request.headers_mut() = self.headers();
+        // As in Prometheus, a body that is just as large as the limit has exceeded it.
+        let limit = self.job.limits.body_size;
+        let max_body = Size(limit.0.saturating_sub(1));
+        let limits = Limits { timeout: self.timeout, max_body, redirects: MOST_REDIRECTS };
+        let mut answer = self.job.client.send(request, &limits).await.map_err(|error| match error {
+            HttpError::BodyTooLarge(_) => ScrapeError::BodySize(limit),
+            other => ScrapeError::Http(other),
+        })?;
         if answer.status() != StatusCode::OK {
-            return Err(HttpError::Status(answer.status()).into());
+            return Err(ScrapeError::Http(HttpError::Status(answer.status())));
         }
-        Ok((self.content_type(answer.headers())?, answer.into_body()))
+        let content_type = answer.headers_mut().remove(CONTENT_TYPE);
+        Ok((answer.into_body(), content_type))
     }
 
-    fn headers(&self) -> Result<HeaderMap, HttpError> {
+    fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::with_capacity(8);
-        headers.insert(ACCEPT, ACCEPTED);
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+        headers.insert(ACCEPT, content_type::accepted(&self.job.protocols));
+        let encoding = if self.job.enable_compression { "gzip" } else { "identity" };
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(encoding));
         headers.insert(USER_AGENT, AGENT);
-        let seconds = self.limits.timeout.as_secs_f64().to_string();
-        if let Ok(seconds) = HeaderValue::try_from(seconds) {
+        if let Ok(seconds) = HeaderValue::try_from(self.timeout.as_secs_f64().to_string()) {
             headers.insert(SCRAPE_TIMEOUT, seconds);
         }
-        if let Some(auth) = &self.auth {
-            auth.apply(&mut headers)?;
-        }
-        Ok(headers)
+        headers
     }
 
-    /// The content type of an answer, if it is one of a metrics format; `None` if the target gave none.
-    /// So a web page that answers 200, as many proxies do for a service that is away, is not a scrape.
-    fn content_type(&self, headers: &HeaderMap) -> Result<Option<String>, ScrapeError> {
-        let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(self.fallback_content_type.clone()) };
-        let text = String::from_utf8_lossy(value.as_bytes());
-        if is_metrics_format(&text) {
-            return Ok(Some(text.into_owned()));
+    /// What Prometheus would make of an answer.
+    fn judge(
+        &self,
+        (body, said): (Bytes, Option<HeaderValue>),
+        memory: &mut Memory,
+        now: SystemTime,
+    ) -> Scraped {
+        // Of an answer without a body it does not matter what it is called.
+        if body.is_empty() {
+            return Scraped { counts: Counts::default(), result: Ok((body, None)) };
         }
-        match &self.fallback_content_type {
-            Some(fallback) => Ok(Some(fallback.clone())),
-            None => Err(ScrapeError::ContentType(text.chars().take(100).collect())),
-        }
+        let (format, content_type) = match self.format(said.as_ref()) {
+            Ok(known) => known,
+            Err(error) => return Scraped { counts: Counts::default(), result: Err(error.into()) },
+        };
+        let target = ingest::visible(&self.labels);
+        let terms = Terms::new(&self.job, &target);
+        let (counts, result) = ingest::ingest(format, &body, &terms, memory, unix_millis(now));
+        let result = result.map(|body| (body, Some(content_type))).map_err(ScrapeError::from);
+        Scraped { counts, result }
     }
-}
 
-/// Whether a `Content-Type` is that of a metrics format.
-pub(super) fn is_metrics_format(content_type: &str) -> bool {
-    let media_type = content_type.split(';').next().unwrap_or_default().trim();
-    FORMATS.iter().any(|format| format.eq_ignore_ascii_case(media_type))
+    fn format(&self, said: Option<&HeaderValue>) -> Result<(Format, String), ContentTypeError> {
+        let said = said.map(|said| String::from_utf8_lossy(said.as_bytes()));
+        content_type::decide(said.as_deref(), self.job.fallback_protocol)
+    }
+
+    fn attributes(&self, attempt: Attempt, counts: Counts, duration: Duration) -> Attributes {
+        let facts = [
+            (scrape::SLOT, attempt.slot.to_string()),
+            (scrape::SEQUENCE, attempt.sequence.to_string()),
+            (scrape::INTERVAL, self.rhythm.interval().to_string()),
+            (scrape::DURATION, format!("{:.6}", duration.as_secs_f64())),
+            (scrape::SAMPLES_SCRAPED, counts.scraped.to_string()),
+            (scrape::SAMPLES_POST_RELABELING, counts.kept.to_string()),
+            (scrape::SERIES_ADDED, counts.added.to_string()),
+        ];
+        let duplicates = (counts.duplicates > 0).then(|| (scrape::DUPLICATES, counts.duplicates.to_string()));
+        // What relabelling has been at is written for readers who honour labels.
+        let honors_labels = self.job.honor_labels || !self.job.metric_relabel.is_empty();
+        let honors_labels = honors_labels.then(|| (scrape::HONOR_LABELS, "true".to_owned()));
+        let no_timestamps =
+            (!self.job.honor_timestamps).then(|| (scrape::HONOR_TIMESTAMPS, "false".to_owned()));
+        facts.into_iter().chain(duplicates).chain(honors_labels).chain(no_timestamps).collect()
+    }
 }
