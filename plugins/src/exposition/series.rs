@@ -39,7 +39,7 @@ pub(super) enum Commas {
 pub(super) enum BadNames {
     /// An error.
     Refused,
-    /// An error, unless the value is empty: that is as good as no label.
+    /// An error, unless the label counts as absent, as those of empty values do.
     OfEmptyValues,
     /// They are left out.
     Dropped,
@@ -53,6 +53,8 @@ pub(super) const STRICT_STRING: Quoting =
 #[derive(Debug, Default)]
 pub(super) struct Labels<'a> {
     list: Vec<Label<'a>>,
+    /// Which of them have a name that only a label without a value may have.
+    bad_names: Vec<usize>,
     order: Vec<usize>,
 }
 
@@ -67,6 +69,7 @@ impl<'a> Labels<'a> {
     #[inline]
     pub(super) fn clear(&mut self) {
         self.list.clear();
+        self.bad_names.clear();
     }
 
     /// Reads `{a="b",...}`; the scanner stands on the brace. A metric name in it goes to `metric`.
@@ -127,7 +130,10 @@ impl<'a> Labels<'a> {
         let raw = self.value(scan, grammar)?;
         match (scan.quoted_name(name), grammar.bad_names) {
             (Err(_), BadNames::Dropped) => {}
-            (Err(_), BadNames::OfEmptyValues) if raw.is_empty() => {}
+            (Err(_), BadNames::OfEmptyValues) => {
+                self.bad_names.push(self.list.len());
+                self.push(String::from_utf8_lossy(scan.bytes(name.start, name.end)), raw, at);
+            }
             (name, _) => self.push(name?, raw, at),
         }
         Ok(())
@@ -151,9 +157,11 @@ impl<'a> Labels<'a> {
                 scan.skip_blanks();
             }
         }
-        let Quoted { start, end, .. } = scan.quoted("a label value in double quotes", &grammar.values)?;
+        let Quoted { start, mut end, .. } = scan.quoted("a label value in double quotes", &grammar.values)?;
         if steps_over_nuls && scan.peek() == Some(0) {
+            // Prometheus takes the last byte for the closing quote.
             scan.skip_nuls();
+            end = scan.at - 1;
         }
         scan.slice(start, end)
     }
@@ -176,7 +184,25 @@ impl<'a> Labels<'a> {
         } else {
             names.is_sorted_by(|a, b| a.name < b.name)
         };
-        if distinct { Ok(()) } else { self.sort_out_duplicates(scan, lenient_empties) }
+        if !distinct {
+            self.sort_out_duplicates(scan, lenient_empties)?;
+        }
+        if self.bad_names.is_empty() { Ok(()) } else { self.drop_bad_names(scan) }
+    }
+
+    /// Leaves out the labels whose names are bad; fails if one of them has a value.
+    #[cold]
+    fn drop_bad_names(&mut self, scan: &Scanner<'a>) -> Result<(), ParseError> {
+        let mut bad = self.bad_names.iter().map(|index| &self.list[*index]);
+        if let Some(label) = bad.find(|label| !label.is_empty()) {
+            return Err(scan.fail(label.at, "expected a name that is UTF-8 and not empty"));
+        }
+        let mut index = 0;
+        self.list.retain(|_| {
+            index += 1;
+            self.bad_names.binary_search(&(index - 1)).is_err()
+        });
+        Ok(())
     }
 
     #[cold]

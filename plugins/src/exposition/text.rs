@@ -5,9 +5,11 @@
 //! (`x+1`), indentation is fine before a comment and an error before a sample. Names in quotes, as
 //! Prometheus 3 has them (`{"a.b", x="y"} 1`), are read too.
 //!
-//! One quirk is not followed: to Prometheus a NUL byte at the start of a line is the end of the
-//! body (and in a comment, if nothing else comes before it), and what follows disappears without a
-//! word. Here it is an error in place of a sample, and nothing special in a comment.
+//! Two quirks are not followed. To Prometheus a NUL byte at the start of a line is the end of the
+//! body (and in a comment, if no blank follows the `#`, or nothing but blanks), and what follows
+//! disappears without a word; here it is an error in place of a sample, and nothing special in a comment.
+//! And Prometheus 3 takes blanks before a sample for a part of its name, where Prometheus 2 refuses them,
+//! as we do.
 //!
 //! In [`Mode::Strict`] it takes what the published documentation of the format allows: blanks around
 //! every line, signed timestamps, the three escapes of label values and the two of help texts, commas
@@ -166,6 +168,9 @@ impl<'a> TextParser<'a> {
         };
         let end = scan.line_end();
         if !self.is_strict {
+            if scan.peek() == Some(0) {
+                return scan.expected("a blank behind the metric name");
+            }
             // One byte parts name and text, and Prometheus does not ask which.
             scan.at = end.min(scan.at + 1);
         } else if scan.at < end {

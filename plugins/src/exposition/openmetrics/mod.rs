@@ -5,7 +5,7 @@
 //! end; timestamps are seconds with a fraction, of which milliseconds remain; a unit must be the end of its
 //! family's name; names may be quoted. It takes every sample as it stands, `_created` ones too, since
 //! Prometheus asks neither for the order of lines nor for what suits a type; and as Prometheus does, it
-//! steps over NUL bytes where metadata, its keywords, or a label value end.
+//! steps over NUL bytes in and behind keywords, and behind help texts and label values.
 //!
 //! In [`Mode::Strict`] it takes what the grammar of the specification derives: no quoted names, no comma
 //! behind the last label, no bare `"` in a help text, units of the characters of names, UTF-8 throughout.
@@ -191,7 +191,7 @@ impl<'a> OpenMetricsParser<'a> {
         };
         self.scan.at = end;
         self.end_line()?;
-        if !self.is_strict {
+        if !self.is_strict && keyword == b"HELP" {
             self.scan.skip_nuls();
         }
         Ok(entry)
