@@ -1,4 +1,6 @@
-//! Reads bodies: no more of them than allowed, counted after decompression.
+//! Reads bodies: no more of them than allowed, counted after decompression. What large ones take
+//! together is bounded too: where there is no memory left for more of them, they wait, and end at their time limit
+//! if that takes too long. Bodies of usual size never wait.
 
 use std::io::{self, Write};
 
@@ -9,6 +11,7 @@ use hyper::HeaderMap;
 use hyper::body::Body;
 use hyper::header::CONTENT_ENCODING;
 use prometheus_streams_core::values::Size;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::HttpError;
 use super::exchange::AnswerBody;
@@ -17,6 +20,16 @@ use super::exchange::AnswerBody;
 const BEGINNING: usize = 1024;
 /// What an announced length may make us reserve before anything has come.
 const MOST_RESERVED: u64 = 1 << 20;
+/// Memory up to this is a body's own, in bytes.
+const USUAL: usize = 1 << 20;
+/// What is beyond that is counted in pages of so many bytes.
+const PAGE: usize = 64 << 10;
+/// The pages of all large bodies of the process that are being read: 96 MiB.
+const PAGES: usize = 1536;
+/// Compressed data is taken in such pieces, of which none becomes much more than 1 MiB.
+const PIECE: usize = 1 << 10;
+
+static ROOM: Semaphore = Semaphore::const_new(PAGES);
 
 /// The whole body, decompressed if it is literally `Content-Encoding: gzip`.
 pub(super) async fn read(headers: &HeaderMap, mut body: AnswerBody, limit: Size) -> Result<Bytes, HttpError> {
@@ -34,14 +47,33 @@ pub(super) async fn read(headers: &HeaderMap, mut body: AnswerBody, limit: Size)
         Encoding::Gzip => Collector::Gzip(Box::new(MultiGzDecoder::new(Limited::new(limit)))),
         Encoding::Other(name) => return Err(HttpError::Encoding(name)),
     };
-    let mut empty = true;
+    let (mut empty, mut room) = (true, None);
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else { continue };
         empty &= data.is_empty();
-        collector.push(&data).map_err(|error| collector.explain(error, limit))?;
+        for piece in collector.pieces(&data) {
+            collector.push(piece).map_err(|error| collector.explain(error, limit))?;
+            make_room(&ROOM, collector.buffer().data.capacity(), &mut room).await;
+        }
     }
     // Nothing at all is not a gzip stream, but it is what a target without metrics sends.
     if empty { Ok(Bytes::new()) } else { collector.finish(limit) }
+}
+
+/// Waits until there is room for a body that takes `bytes`, of which `room` has some already.
+async fn make_room<'a>(pages: &'a Semaphore, bytes: usize, room: &mut Option<SemaphorePermit<'a>>) {
+    // One that needs more than there is gets all.
+    let wanted = (bytes.saturating_sub(USUAL) / PAGE).min(PAGES);
+    let missing = wanted.saturating_sub(room.as_ref().map_or(0, SemaphorePermit::num_permits));
+    if missing == 0 {
+        return;
+    }
+    // It is never closed, so an error cannot be.
+    let Ok(more) = pages.acquire_many(missing as u32).await else { return };
+    match room {
+        Some(room) => room.merge(more),
+        None => *room = Some(more),
+    }
 }
 
 /// Reads what nobody wants, if it is short: then the connection is free for the next request.
@@ -90,6 +122,21 @@ enum Collector {
 }
 
 impl Collector {
+    /// Data in pieces of which none can take much memory at once.
+    fn pieces<'a>(&self, data: &'a [u8]) -> std::slice::Chunks<'a, u8> {
+        match self {
+            Self::Plain(_) => data.chunks(MOST_RESERVED as usize),
+            Self::Gzip(_) => data.chunks(PIECE),
+        }
+    }
+
+    fn buffer(&self) -> &Limited {
+        match self {
+            Self::Plain(buffer) => buffer,
+            Self::Gzip(decoder) => decoder.get_ref(),
+        }
+    }
+
     fn push(&mut self, data: &[u8]) -> io::Result<()> {
         match self {
             Self::Plain(buffer) => buffer.write_all(data),
@@ -108,11 +155,7 @@ impl Collector {
     }
 
     fn explain(&self, error: io::Error, limit: Size) -> HttpError {
-        let buffer = match self {
-            Self::Plain(buffer) => buffer,
-            Self::Gzip(decoder) => decoder.get_ref(),
-        };
-        if buffer.exceeded { HttpError::BodyTooLarge(limit) } else { HttpError::Gzip(error) }
+        if self.buffer().exceeded { HttpError::BodyTooLarge(limit) } else { HttpError::Gzip(error) }
     }
 }
 
@@ -141,5 +184,28 @@ impl Write for Limited {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn large_bodies_wait_for_each_other_and_usual_ones_for_nobody() {
+        let pages = Semaphore::new(PAGES);
+        let (mut large, mut other, mut usual) = (None, None, None);
+        make_room(&pages, USUAL + PAGE * PAGES * 9, &mut large).await;
+        assert_eq!(pages.available_permits(), 0, "as much as there is, and no more");
+        assert!(make_room(&pages, USUAL + 2 * PAGE, &mut other).now_or_never().is_none());
+        assert!(make_room(&pages, USUAL, &mut usual).now_or_never().is_some());
+        drop(large);
+        make_room(&pages, USUAL + 2 * PAGE, &mut other).await;
+        make_room(&pages, USUAL + 5 * PAGE, &mut other).await;
+        assert_eq!(pages.available_permits(), PAGES - 5);
+        drop(other);
+        assert_eq!(pages.available_permits(), PAGES);
     }
 }
