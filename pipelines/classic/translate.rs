@@ -18,6 +18,9 @@ const STREAM_MAX_AGE: Duration = Duration::from_secs(600);
 /// The job under which the classic program scrapes itself.
 const OWN_JOB: &str = "prometheus_streams";
 
+/// How an answer was read whose content type says nothing, or something else: as text.
+const FALLBACK: &str = "PrometheusText0.0.4";
+
 /// What to say where a user stands in an address.
 const LOGIN_MOVED: &str =
     "user and password have keys of their own now; the password may stand in a file of its own";
@@ -182,7 +185,7 @@ impl<'a> Translator<'a> {
                 self.note(&format!("jobs.{name}"), "the job has no targets");
                 continue;
             }
-            jobs.insert(name.clone(), json!({ "targets": targets }));
+            jobs.insert(name.clone(), json!({ "targets": targets, "fallback_scrape_protocol": FALLBACK }));
         }
         if let Some(port) = self.monitor_port() {
             let own = json!({ "name": self.host(), "url": format!("http://localhost:{port}/metrics") });

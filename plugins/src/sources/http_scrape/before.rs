@@ -110,7 +110,7 @@ impl Target {
 }
 
 /// Whether a `Content-Type` is that of a metrics format.
-pub(super) fn is_metrics_format(content_type: &str) -> bool {
+fn is_metrics_format(content_type: &str) -> bool {
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     FORMATS.iter().any(|format| format.eq_ignore_ascii_case(media_type))
 }

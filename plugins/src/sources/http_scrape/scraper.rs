@@ -9,7 +9,7 @@ use prometheus_streams_core::event::{Attributes, Event, Labels};
 use prometheus_streams_core::values::Size;
 use tokio::time::Instant;
 
-pub(super) use super::before::{Target, is_metrics_format};
+pub(super) use super::before::Target;
 use super::content_type::{self, ContentTypeError};
 pub(super) use super::ingest::Memory;
 use super::ingest::{self, Counts, IngestError, Terms};

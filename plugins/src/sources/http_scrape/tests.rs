@@ -220,7 +220,7 @@ async fn a_type_can_be_assumed_where_the_target_names_a_wrong_one() {
     let server =
         TestServer::start(|_| Answer::complete("200 OK", &["Content-Type: text/html"], "up 1\n")).await;
     let config = json!({ "interval": "200ms", "jobs": { "j": {
-        "targets": [url(&server)], "fallback_content_type": "text/plain",
+        "targets": [url(&server)], "fallback_scrape_protocol": "PrometheusText0.0.4",
     }}});
     let mut rig = Rig::start(config);
     let event = rig.event().await;
@@ -412,7 +412,7 @@ fn all_mistakes_are_found_at_once_each_with_its_path() {
                 "bearer_token": "t",
                 "bearer_token_file": "/nowhere/token",
                 "labels": { "__meta": "x" },
-                "fallback_content_type": "text/html",
+                "fallback_scrape_protocol": "text/html",
             },
             "slow": { "targets": ["http://db1/"], "interval": "5s", "timeout": "1m" },
         },
@@ -429,7 +429,7 @@ fn all_mistakes_are_found_at_once_each_with_its_path() {
             "jobs.node.bearer_token: set bearer_token or bearer_token_file, not both".to_owned(),
             "jobs.node.tls.ca_file: cannot read /nowhere/ca.pem: No such file or directory (os error 2)".to_owned(),
             format!("jobs.node.labels.__meta: {name}"),
-            "jobs.node.fallback_content_type: is not that of a metrics format, as text/plain".to_owned(),
+            "jobs.node.fallback_scrape_protocol: there is no protocol \"text/html\"; there are PrometheusProto, OpenMetricsText1.0.0, OpenMetricsText0.0.1, PrometheusText1.0.0, PrometheusText0.0.4".to_owned(),
             "jobs.node.targets[1].url: \"ftp://db2/\" has the scheme \"ftp\"; http and https are known".to_owned(),
             "jobs.node.targets[2].url: \"http:///metrics\" does not read like http://host:port/path".to_owned(),
             format!("jobs.node.targets[2].labels.a-b: {name}"),

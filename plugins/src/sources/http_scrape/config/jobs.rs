@@ -7,19 +7,21 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use percent_encoding::percent_decode_str;
 use prometheus_streams_core::error::BuildError;
-use prometheus_streams_core::event::Labels;
 use prometheus_streams_core::values::{Secret, Size, Span};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use url::form_urlencoded;
 
-use super::super::job::Pace;
-use super::super::schedule::Rhythm;
-use super::super::scraper::{Target, is_metrics_format};
-use super::{Defaults, MOST_REDIRECTS, body_limit};
-use crate::support::http::{Auth, BasicAuth, Endpoint, Limits};
+use super::super::discovery::{DiscoverySettings, TargetGroup};
+use super::super::job::{Job, Pace, ScrapeLimits, ScrapeProtocol};
+use super::prometheus::{PromDuration, Text};
+use super::scrape_configs::fallback_protocol;
+use super::{DEFAULT_PATH, DEFAULT_SCHEME, Defaults, body_limit};
+use crate::support::http::{Auth, BasicAuth, Endpoint, HttpClient, HttpClientSettings};
 use crate::support::scrape::{INSTANCE, JOB, PUBLISHER, is_label_name};
 use crate::support::tls::TlsSettings;
 
@@ -56,10 +58,10 @@ pub struct JobSettings {
     /// Whether redirects are followed, up to 10. Credentials do not go to another host. Default: true.
     #[serde(default = "yes")]
     pub follow_redirects: bool,
-    /// The `Content-Type` to assume where a target sends one that is not a metrics format, as
-    /// `text/plain`. Default: such a scrape fails.
+    /// The format of an answer whose `Content-Type` is missing or unknown, as `PrometheusText0.0.4`;
+    /// `scrape_configs[].scrape_protocols` has them all. Default: such a scrape fails.
     #[serde(default)]
-    pub fallback_content_type: Option<String>,
+    pub fallback_scrape_protocol: Option<Text>,
 }
 
 fn yes() -> bool {
@@ -129,43 +131,90 @@ impl JsonSchema for TargetEntry {
 }
 
 impl JobSettings {
-    pub(super) fn targets(
-        &self,
-        job: &str,
-        publisher: &str,
-        defaults: &mut Defaults,
-    ) -> Result<Vec<Target>, BuildError> {
+    /// The jobs that this is: one for all targets that are reached in the same way with the same query.
+    ///
+    /// # Errors
+    /// Every mistake, with its path.
+    pub(super) fn jobs(&self, name: &str, defaults: &mut Defaults) -> Result<Vec<Job>, BuildError> {
         let mut problems = BuildError::default();
         let pace =
             problems.take("", defaults.pace.refine(("interval", self.interval), ("timeout", self.timeout)));
         let pace = pace.unwrap_or(defaults.pace);
-        let max_body = body_limit(&mut problems, self.body_size_limit).unwrap_or(defaults.body_size);
+        let body_size = body_limit(&mut problems, self.body_size_limit).unwrap_or(defaults.body_size);
         let keys = (self.basic_auth.clone(), self.bearer_token.clone(), self.bearer_token_file.clone());
-        let auth = problems.take("", Auth::from_keys(keys.0, keys.1, keys.2)).flatten().map(Arc::new);
-        let client = problems.take("tls", defaults.client(&self.tls));
+        problems.take("", Auth::from_keys(keys.0, keys.1, keys.2));
+        problems.take("", self.client(None, defaults));
         problems.take("labels", check_labels(&self.labels));
-        if self.fallback_content_type.as_deref().is_some_and(|fallback| !is_metrics_format(fallback)) {
-            problems.add("fallback_content_type", "is not that of a metrics format, as text/plain");
-        }
-        let checked = problems.take("", self.check_targets(pace)).unwrap_or_default();
-        let Some(client) = client else { return Err(problems) };
+        let fallback_protocol = problems.take("", fallback_protocol(self.fallback_scrape_protocol.as_ref()));
+        let targets = problems.take("", self.check_targets(pace)).unwrap_or_default();
+        problems.or(())?;
 
-        let redirects = if self.follow_redirects { MOST_REDIRECTS } else { 0 };
-        let identity = [(JOB, job), (PUBLISHER, publisher)];
-        let ready = checked.into_iter().map(|target| {
-            let labels = target.labels(&self.labels, identity);
-            Target {
-                rhythm: Rhythm::new(&labels, target.pace.interval),
-                labels,
-                uri: target.endpoint.uri,
-                limits: Limits { timeout: target.pace.timeout_within_slot(), max_body, redirects },
-                client: client.clone(),
-                auth: target.auth.or_else(|| auth.clone()),
-                fallback_content_type: self.fallback_content_type.clone(),
+        let mut alike: Vec<(Way<'_>, Vec<Checked<'_>>)> = Vec::new();
+        for target in targets {
+            match alike.iter_mut().find(|(way, _)| *way == target.way) {
+                Some((_, others)) => others.push(target),
+                None => alike.push((target.way.clone(), vec![target])),
             }
-        });
-        let ready = ready.collect();
-        problems.or(ready)
+        }
+        let limits =
+            ScrapeLimits { body_size, samples: 0, labels: 0, label_name_length: 0, label_value_length: 0 };
+        let job = |(way, targets): (Way<'_>, Vec<Checked<'_>>)| {
+            Ok(Job {
+                name: name.to_owned(),
+                pace,
+                scheme: DEFAULT_SCHEME.to_owned(),
+                metrics_path: DEFAULT_PATH.to_owned(),
+                params: way.params,
+                client: self.client(way.basic_auth, defaults)?,
+                honor_labels: false,
+                honor_timestamps: true,
+                enable_compression: true,
+                protocols: ScrapeProtocol::defaults(false),
+                fallback_protocol: fallback_protocol.flatten(),
+                limits,
+                always_scrape_classic_histograms: false,
+                scrape_native_histograms: false,
+                target_limit: 0,
+                keep_dropped_targets: 0,
+                relabel: Vec::new(),
+                metric_relabel: Vec::new(),
+                discoveries: vec![DiscoverySettings::Static(groups(&targets, &self.labels, pace))],
+            })
+        };
+        alike.into_iter().map(job).collect()
+    }
+
+    /// The client of a target that has these credentials, or of one that has none of its own.
+    fn client(
+        &self,
+        of_target: Option<&BasicAuth>,
+        defaults: &mut Defaults,
+    ) -> Result<HttpClient, BuildError> {
+        let mut settings = HttpClientSettings {
+            tls_config: self.tls.clone(),
+            follow_redirects: self.follow_redirects,
+            // A connection that many targets share takes all of them with it when it is stuck.
+            enable_http2: false,
+            ..HttpClientSettings::default()
+        };
+        match of_target {
+            Some(basic_auth) => settings.basic_auth = Some(basic_auth.clone()),
+            None => {
+                settings.basic_auth = self.basic_auth.clone();
+                settings.bearer_token = self.bearer_token.clone();
+                settings.bearer_token_file = self.bearer_token_file.clone();
+            }
+        }
+        defaults.client(&settings).map_err(|error| {
+            // Its credentials have been checked under the names that they have here.
+            let mut problems = BuildError::default();
+            for problem in error.problems() {
+                if let Some(rest) = problem.path.strip_prefix("tls_config") {
+                    problems.add(format!("tls{rest}"), &problem.message);
+                }
+            }
+            problems
+        })
     }
 
     /// The targets by themselves; and no two may be called the same.
@@ -195,12 +244,21 @@ impl JobSettings {
     }
 }
 
+/// What targets of one job must have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Way<'a> {
+    /// Its own credentials.
+    basic_auth: Option<&'a BasicAuth>,
+    /// The query of its URL.
+    params: BTreeMap<String, Vec<String>>,
+}
+
 /// A target without what it gets from its job.
 struct Checked<'a> {
     endpoint: Endpoint,
     instance: String,
     pace: Pace,
-    auth: Option<Arc<Auth>>,
+    way: Way<'a>,
     own_labels: &'a BTreeMap<String, String>,
 }
 
@@ -209,27 +267,56 @@ impl TargetSettings {
         let mut problems = BuildError::default();
         let endpoint = problems.take("url", Endpoint::parse(&self.url));
         let pace = problems.take("", pace.refine(("interval", self.interval), ("timeout", self.timeout)));
-        let auth = problems.take("", Auth::from_keys(self.basic_auth.clone(), None, None));
+        problems.take("", Auth::from_keys(self.basic_auth.clone(), None, None));
         problems.take("labels", check_labels(&self.labels));
         if self.name.as_ref().is_some_and(|name| name.trim().is_empty()) {
             problems.add("name", "must not be empty; without it host and port of the URL are the name");
         }
-        let (Some(endpoint), Some(pace), Some(auth)) = (endpoint, pace, auth) else { return Err(problems) };
+        let (Some(endpoint), Some(pace)) = (endpoint, pace) else { return Err(problems) };
         let instance = self.name.clone().unwrap_or_else(|| endpoint.authority.clone());
-        problems.or(Checked { endpoint, instance, pace, auth: auth.map(Arc::new), own_labels: &self.labels })
+        let mut params = BTreeMap::<_, Vec<_>>::new();
+        for (name, value) in form_urlencoded::parse(endpoint.uri.query().unwrap_or_default().as_bytes()) {
+            params.entry(name.into_owned()).or_default().push(value.into_owned());
+        }
+        let way = Way { basic_auth: self.basic_auth.as_ref(), params };
+        problems.or(Checked { endpoint, instance, pace, way, own_labels: &self.labels })
     }
 }
 
+/// The targets as a discovery would have found them.
+fn groups(targets: &[Checked<'_>], of_job: &BTreeMap<String, String>, pace: Pace) -> Vec<TargetGroup> {
+    let mut groups: Vec<TargetGroup> = Vec::new();
+    for target in targets {
+        let (labels, address) = (target.labels(of_job, pace), target.endpoint.authority.clone());
+        match groups.last_mut().filter(|group| *group.labels == labels) {
+            Some(group) => group.targets.push(address),
+            None => groups.push(TargetGroup { targets: vec![address], labels: Arc::new(labels) }),
+        }
+    }
+    groups
+}
+
 impl Checked<'_> {
-    fn labels(&self, of_job: &BTreeMap<String, String>, identity: [(&str, &str); 2]) -> Labels {
-        let mut labels: BTreeMap<&str, &str> = BTreeMap::new();
-        labels.extend(
-            of_job.iter().chain(self.own_labels).map(|(name, value)| (name.as_str(), value.as_str())),
-        );
+    /// The labels before relabelling, as far as they are not those that the address and the job give it.
+    fn labels(&self, of_job: &BTreeMap<String, String>, pace: Pace) -> BTreeMap<String, String> {
+        let mut labels = of_job.clone();
+        labels.extend(self.own_labels.clone());
         labels.retain(|_, value| !value.is_empty());
-        labels.extend(identity);
-        labels.insert(INSTANCE, &self.instance);
-        labels.into_iter().collect()
+        let uri = &self.endpoint.uri;
+        let path = percent_decode_str(uri.path()).decode_utf8_lossy();
+        let duration = |duration| PromDuration(duration).to_string();
+        for (name, value, usual) in [
+            (INSTANCE, self.instance.clone(), self.endpoint.authority.clone()),
+            ("__scheme__", uri.scheme_str().unwrap_or_default().to_owned(), DEFAULT_SCHEME.to_owned()),
+            ("__metrics_path__", path.into_owned(), DEFAULT_PATH.to_owned()),
+            ("__scrape_interval__", duration(self.pace.interval), duration(pace.interval)),
+            ("__scrape_timeout__", duration(self.pace.timeout), duration(pace.timeout)),
+        ] {
+            if value != usual {
+                labels.insert(name.to_owned(), value);
+            }
+        }
+        labels
     }
 }
 

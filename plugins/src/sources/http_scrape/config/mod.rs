@@ -7,6 +7,8 @@ mod scrape_configs;
 mod unsupported;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_streams_core::error::BuildError;
@@ -17,15 +19,17 @@ use serde::Deserialize;
 pub use self::jobs::{JobSettings, TargetEntry, TargetSettings};
 pub use self::prometheus::{Flag, PromDuration, PromSize, Text};
 pub use self::scrape_configs::{ScrapeConfig, StaticConfig};
+use super::discovery::DiscoverySettings;
 use super::job::{Job, Pace};
 use super::scraper::Target;
-use crate::support::http::HttpClient;
-use crate::support::tls::TlsSettings;
+use super::targets::Pool;
+use crate::support::http::{HttpClient, HttpClientSettings, Limits, MOST_REDIRECTS};
 
 /// As Prometheus has them.
 const DEFAULT_PACE: Pace = Pace { interval: Duration::from_secs(60), timeout: Duration::from_secs(10) };
 const DEFAULT_BODY_LIMIT: Size = Size(50 << 20);
-const MOST_REDIRECTS: usize = 10;
+const DEFAULT_SCHEME: &str = "http";
+const DEFAULT_PATH: &str = "/metrics";
 
 /// Scrapes targets over HTTP, each in a slot of its own within the interval, and sends every scrape
 /// on as one event with the labels `job`, `instance` and `publisher`. A scrape that fails is an event too: it has an empty
@@ -83,29 +87,75 @@ impl HttpScrapeConfig {
     ///
     /// # Errors
     /// Every mistake in the settings, each with its path.
-    #[allow(dead_code, reason = "the source is about to use it")]
     pub(super) fn jobs(&self) -> Result<Vec<Job>, BuildError> {
         let mut problems = BuildError::default();
         let mut defaults = self.defaults(&mut problems);
-        let mut jobs = Vec::new();
-        let mut names = BTreeMap::new();
-        for name in self.jobs.keys() {
-            names.insert(name.as_str(), "jobs".to_owned());
+        if self.scrape_configs.is_empty() && self.jobs.values().all(|job| job.targets.is_empty()) {
+            problems.add("jobs", "there are no targets, so nothing would be scraped");
         }
-        for (index, settings) in self.scrape_configs.iter().enumerate() {
-            let path = format!("scrape_configs[{index}]");
-            let name = settings.job_name.as_str();
-            if let Some(first) = names.get(name) {
-                problems.add(
-                    format!("{path}.job_name"),
-                    format!("{name:?} is the name of a job in {first} already"),
-                );
-            } else {
-                names.insert(name, path.clone());
+        let mut jobs = Vec::new();
+        for (name, settings) in &self.jobs {
+            if name.trim().is_empty() {
+                problems.add("jobs", "the name of a job must not be empty");
             }
-            jobs.extend(problems.take(&path, settings.job(&mut defaults)));
+            let part = settings.jobs(name, &mut defaults);
+            jobs.extend(problems.take(&format!("jobs.{name}"), part).unwrap_or_default());
+        }
+        problems.take("", self.check_names());
+        for (index, settings) in self.scrape_configs.iter().enumerate() {
+            jobs.extend(problems.take(&format!("scrape_configs[{index}]"), settings.job(&mut defaults)));
         }
         problems.or(jobs)
+    }
+
+    /// No two jobs have one name.
+    fn check_names(&self) -> Result<(), BuildError> {
+        let mut problems = BuildError::default();
+        let mut places: BTreeMap<_, _> =
+            self.jobs.keys().map(|name| (name.as_str(), "jobs".to_owned())).collect();
+        for (index, settings) in self.scrape_configs.iter().enumerate() {
+            let (path, name) = (format!("scrape_configs[{index}]"), settings.job_name.as_str());
+            match places.entry(name) {
+                Entry::Vacant(place) => {
+                    place.insert(path);
+                }
+                Entry::Occupied(place) if !name.is_empty() => problems
+                    .add(format!("{path}.job_name"), format!("{name:?} is a job of {} already", place.get())),
+                Entry::Occupied(_) => {}
+            }
+        }
+        problems.or(())
+    }
+
+    /// All targets that stand in the settings, until the poller takes jobs.
+    ///
+    /// # Errors
+    /// Every mistake in the settings, each with its path.
+    pub(super) fn targets(&self, publisher: &str) -> Result<Vec<Target>, BuildError> {
+        let mut targets = Vec::new();
+        for job in self.jobs()? {
+            let job = Arc::new(job);
+            let mut pool = Pool::new(Arc::clone(&job), publisher.into());
+            for (index, discovery) in job.discoveries.iter().enumerate() {
+                if let DiscoverySettings::Static(groups) = discovery {
+                    pool.tell(index, Arc::new(groups.clone()));
+                }
+            }
+            targets.extend(pool.work_out().kept.into_iter().map(|target| Target {
+                labels: target.labels.clone(),
+                rhythm: target.rhythm,
+                uri: target.uri.clone(),
+                limits: Limits {
+                    timeout: target.timeout,
+                    max_body: job.limits.body_size,
+                    redirects: MOST_REDIRECTS,
+                },
+                client: job.client.clone(),
+                auth: None,
+                fallback_content_type: job.fallback_protocol.map(|_| "text/plain".to_owned()),
+            }));
+        }
+        Ok(targets)
     }
 
     fn defaults(&self, problems: &mut BuildError) -> Defaults {
@@ -116,27 +166,6 @@ impl HttpScrapeConfig {
             clients: Vec::new(),
         }
     }
-
-    /// All targets of all jobs, ready to be scraped.
-    ///
-    /// # Errors
-    /// Every mistake in the settings, each with its path.
-    pub(super) fn targets(&self, publisher: &str) -> Result<Vec<Target>, BuildError> {
-        let mut problems = BuildError::default();
-        let mut defaults = self.defaults(&mut problems);
-        if self.jobs.values().all(|job| job.targets.is_empty()) {
-            problems.add("jobs", "there are no targets, so nothing would be scraped");
-        }
-        let mut targets = Vec::new();
-        for (name, job) in &self.jobs {
-            if name.trim().is_empty() {
-                problems.add("jobs", "the name of a job must not be empty");
-            }
-            let part = job.targets(name, publisher, &mut defaults);
-            targets.extend(problems.take(&format!("jobs.{name}"), part).unwrap_or_default());
-        }
-        problems.or(targets)
-    }
 }
 
 /// What jobs inherit and share.
@@ -144,16 +173,16 @@ struct Defaults {
     pace: Pace,
     body_size: Size,
     /// One client for all jobs of equal settings.
-    clients: Vec<(TlsSettings, HttpClient)>,
+    clients: Vec<(HttpClientSettings, HttpClient)>,
 }
 
 impl Defaults {
-    fn client(&mut self, tls: &TlsSettings) -> Result<HttpClient, BuildError> {
-        if let Some((_, client)) = self.clients.iter().find(|(known, _)| known == tls) {
+    fn client(&mut self, settings: &HttpClientSettings) -> Result<HttpClient, BuildError> {
+        if let Some((_, client)) = self.clients.iter().find(|(known, _)| known == settings) {
             return Ok(client.clone());
         }
-        let client = HttpClient::new(tls)?;
-        self.clients.push((tls.clone(), client.clone()));
+        let client = settings.client()?;
+        self.clients.push((settings.clone(), client.clone()));
         Ok(client)
     }
 }

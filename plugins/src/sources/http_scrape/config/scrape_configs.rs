@@ -2,16 +2,23 @@
 //! where Prometheus takes it for its default.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use prometheus_streams_core::error::BuildError;
+use prometheus_streams_core::values::Secret;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::super::discovery::{
+    DiscoverySettings, DnsSdSettings, FileSdSettings, HttpSdSettings, TargetGroup,
+};
 use super::super::job::{Job, Pace, ScrapeLimits, ScrapeProtocol};
 use super::prometheus::{Flag, PromDuration, PromSize, Text};
-use super::{Defaults, unsupported};
+use super::{DEFAULT_PATH, DEFAULT_SCHEME, Defaults, unsupported};
 use crate::exposition::relabel::{self, RelabelSettings, Rule};
+use crate::support::http::{Authorization, BasicAuth, HeaderSettings, HttpClientSettings, OAuth2};
 use crate::support::tls::TlsSettings;
 
 /// A job in the syntax of Prometheus. Its keys have the names, the values and the meaning that they have there.
@@ -65,12 +72,47 @@ pub struct ScrapeConfig {
     pub target_limit: Option<u64>,
     /// How many targets that relabelling dropped are shown. Default: all.
     pub keep_dropped_targets: Option<u64>,
+    /// User name and password. At most one of `basic_auth`, `authorization`, `oauth2`, `bearer_token`,
+    /// `bearer_token_file`.
+    pub basic_auth: Option<BasicAuth>,
+    /// Credentials of another kind, as a bearer token.
+    pub authorization: Option<Authorization>,
+    /// A bearer token that is fetched from an OAuth 2.0 server.
+    pub oauth2: Option<OAuth2>,
+    /// The old form of `authorization: { credentials: ... }`.
+    pub bearer_token: Option<Secret>,
+    /// The old form of `authorization: { credentials_file: ... }`.
+    pub bearer_token_file: Option<PathBuf>,
+    /// TLS for the scheme `https`.
+    pub tls_config: Option<TlsSettings>,
+    /// Whether redirects are followed, up to 10. Credentials do not go to another host. Default: true.
+    pub follow_redirects: Option<Flag>,
+    /// Whether HTTP/2 is used where the target has it, over TLS only. Default: true.
+    pub enable_http2: Option<Flag>,
+    /// The proxy to go through: an URL with the scheme `http`, `https` or `socks5`, with credentials if
+    /// the proxy wants some.
+    pub proxy_url: Option<Secret>,
+    /// What is reached without the proxy: hosts, domains, addresses, networks as `10.0.0.0/8`, each with
+    /// a port or without, separated by commas; or `*`. Needs `proxy_url`.
+    pub no_proxy: Option<String>,
+    /// Takes the proxy from `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` in the environment. Default: false.
+    pub proxy_from_environment: Option<Flag>,
+    /// Headers for the proxy, where a tunnel through it is asked for.
+    pub proxy_connect_header: Option<BTreeMap<String, Vec<Secret>>>,
+    /// Headers for every request.
+    pub http_headers: Option<BTreeMap<String, HeaderSettings>>,
     /// Rules for the labels of targets, which begin as what discovery knows of them.
     pub relabel_configs: Option<Vec<RelabelSettings>>,
     /// Rules for every sample of a scrape.
     pub metric_relabel_configs: Option<Vec<RelabelSettings>>,
     /// Targets that stand here.
     pub static_configs: Option<Vec<StaticConfig>>,
+    /// Targets from files, which are read again when they change.
+    pub file_sd_configs: Option<Vec<FileSdSettings>>,
+    /// Targets from an HTTP server that lists them.
+    pub http_sd_configs: Option<Vec<HttpSdSettings>>,
+    /// Targets from DNS.
+    pub dns_sd_configs: Option<Vec<DnsSdSettings>>,
     /// All other keys.
     #[serde(flatten)]
     #[schemars(skip)]
@@ -85,6 +127,14 @@ pub struct StaticConfig {
     pub targets: Option<Vec<Text>>,
     /// Labels of these targets.
     pub labels: Option<BTreeMap<String, Text>>,
+}
+
+impl StaticConfig {
+    fn group(&self) -> TargetGroup {
+        let targets = self.targets.iter().flatten().map(|Text(target)| target.clone());
+        let labels = self.labels.iter().flatten().map(|(name, Text(value))| (name.clone(), value.clone()));
+        TargetGroup { targets: targets.collect(), labels: Arc::new(labels.collect()) }
+    }
 }
 
 impl ScrapeConfig {
@@ -102,7 +152,7 @@ impl ScrapeConfig {
         let protocols = problems.take("", self.protocols()).unwrap_or_default();
         let fallback_protocol = problems.take("", self.fallback_protocol()).flatten();
         let classic = problems.take("", self.classic_histograms()).unwrap_or_default();
-        let scheme = self.scheme.as_ref().map_or("http", Text::as_str);
+        let scheme = self.scheme.as_ref().map_or(DEFAULT_SCHEME, Text::as_str);
         if !matches!(scheme, "http" | "https") {
             problems.add("scheme", format!("{scheme:?} is not a scheme; there are http and https"));
         }
@@ -110,6 +160,7 @@ impl ScrapeConfig {
         let metric_relabel =
             problems.take("metric_relabel_configs", rules(self.metric_relabel_configs.as_deref()));
         problems.take("static_configs", self.check_static_configs());
+        let discoveries = problems.take("", self.discoveries()).unwrap_or_default();
         let limits = ScrapeLimits {
             body_size: self.body_size_limit.and_then(PromSize::size).unwrap_or(defaults.body_size),
             samples: count(self.sample_limit),
@@ -117,14 +168,14 @@ impl ScrapeConfig {
             label_name_length: count(self.label_name_length_limit),
             label_value_length: count(self.label_value_length_limit),
         };
-        let Some(client) = problems.take("", defaults.client(&TlsSettings::default())) else {
+        let Some(client) = problems.take("", defaults.client(&self.client())) else {
             return Err(problems);
         };
         problems.or(Job {
             name: self.job_name.as_str().to_owned(),
             pace,
             scheme: scheme.to_owned(),
-            metrics_path: self.metrics_path.as_ref().map_or("/metrics", Text::as_str).to_owned(),
+            metrics_path: self.metrics_path.as_ref().map_or(DEFAULT_PATH, Text::as_str).to_owned(),
             params: self.params(),
             client,
             honor_labels: flag(self.honor_labels, false),
@@ -139,7 +190,7 @@ impl ScrapeConfig {
             keep_dropped_targets: count(self.keep_dropped_targets),
             relabel: relabel.unwrap_or_default(),
             metric_relabel: metric_relabel.unwrap_or_default(),
-            discoveries: Vec::new(),
+            discoveries,
         })
     }
 
@@ -147,6 +198,46 @@ impl ScrapeConfig {
         let interval = self.scrape_interval.and_then(PromDuration::span);
         let timeout = self.scrape_timeout.and_then(PromDuration::span);
         of_source.refine(("scrape_interval", interval), ("scrape_timeout", timeout))
+    }
+
+    fn client(&self) -> HttpClientSettings {
+        HttpClientSettings {
+            basic_auth: self.basic_auth.clone(),
+            authorization: self.authorization.clone(),
+            oauth2: self.oauth2.clone(),
+            bearer_token: self.bearer_token.clone(),
+            bearer_token_file: self.bearer_token_file.clone(),
+            tls_config: self.tls_config.clone().unwrap_or_default(),
+            follow_redirects: flag(self.follow_redirects, true),
+            enable_http2: flag(self.enable_http2, true),
+            proxy_url: self.proxy_url.clone(),
+            no_proxy: self.no_proxy.clone(),
+            proxy_from_environment: flag(self.proxy_from_environment, false),
+            proxy_connect_header: self.proxy_connect_header.clone().unwrap_or_default(),
+            http_headers: self.http_headers.clone().unwrap_or_default(),
+        }
+    }
+
+    fn discoveries(&self) -> Result<Vec<DiscoverySettings>, BuildError> {
+        let mut problems = BuildError::default();
+        let mut discoveries = Vec::new();
+        let groups: Vec<_> = self.static_configs.iter().flatten().map(StaticConfig::group).collect();
+        if !groups.is_empty() {
+            discoveries.push(DiscoverySettings::Static(groups));
+        }
+        for (index, settings) in self.file_sd_configs.iter().flatten().enumerate() {
+            problems.take(&format!("file_sd_configs[{index}]"), settings.check());
+            discoveries.push(DiscoverySettings::File(settings.clone()));
+        }
+        for (index, settings) in self.http_sd_configs.iter().flatten().enumerate() {
+            let discovery = problems.take(&format!("http_sd_configs[{index}]"), settings.discovery());
+            discoveries.extend(discovery.map(DiscoverySettings::Http));
+        }
+        for (index, settings) in self.dns_sd_configs.iter().flatten().enumerate() {
+            problems.take(&format!("dns_sd_configs[{index}]"), settings.check());
+            discoveries.push(DiscoverySettings::Dns(settings.clone()));
+        }
+        problems.or(discoveries)
     }
 
     fn params(&self) -> BTreeMap<String, Vec<String>> {
