@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use hyper::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{HeaderMap, Request, StatusCode};
-use prometheus_streams_core::event::{Attributes, Event, Labels};
+use prometheus_streams_core::event::{Attributes, Event};
 use prometheus_streams_core::values::Size;
 use tokio::time::Instant;
 
@@ -21,17 +21,6 @@ use crate::support::scrape::{self, unix_millis};
 const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("prometheus-streams/", env!("CARGO_PKG_VERSION")));
 const SCRAPE_TIMEOUT: HeaderName = HeaderName::from_static("x-prometheus-scrape-timeout-seconds");
-
-/// Which scrape of a target it is.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Attempt {
-    /// The beginning of its slot, in milliseconds since 1970.
-    pub(super) slot: u64,
-    /// How many slots the target has had with this one.
-    pub(super) sequence: u64,
-    /// When it begins.
-    pub(super) now: SystemTime,
-}
 
 /// Why a target is down.
 #[derive(Debug, thiserror::Error)]
@@ -53,15 +42,22 @@ struct Scraped {
     result: Result<(Bytes, Option<String>), ScrapeError>,
 }
 
-/// Scrapes a target. Whatever happens is an event. What is remembered of the target goes from one of its scrapes to
-/// the next.
-pub(super) async fn scrape(target: &targets::Target, memory: &mut Memory, attempt: Attempt) -> Event {
+/// Scrapes a target for a slot. Whatever happens is an event. What is remembered of the target goes from one of its
+/// scrapes to the next.
+pub(super) async fn scrape(
+    target: &targets::Target,
+    memory: &mut Memory,
+    slot: u64,
+    sequence: u64,
+    now: SystemTime,
+) -> Event {
     let started = Instant::now();
     let Scraped { counts, result } = match target.ask().await {
-        Ok(answer) => target.judge(answer, memory, attempt.now + started.elapsed()),
+        Ok(answer) => target.judge(answer, memory, now + started.elapsed()),
         Err(error) => Scraped { counts: Counts::default(), result: Err(error) },
     };
-    let mut attributes = target.attributes(attempt, counts, started.elapsed());
+    let mut attributes = target.facts(slot, sequence, started.elapsed());
+    target.report(counts, &mut attributes);
     let body = match result {
         Ok((body, content_type)) => {
             content_type.map(|content_type| attributes.insert(scrape::CONTENT_TYPE, content_type));
@@ -72,20 +68,28 @@ pub(super) async fn scrape(target: &targets::Target, memory: &mut Memory, attemp
             Bytes::new()
         }
     };
-    Event { timestamp: attempt.now, labels: target.labels.clone(), attributes, body }
+    Event { timestamp: now, labels: target.labels.clone(), attributes, body }
 }
 
-/// The event of a scrape that fails before anything is asked, because of `error`.
-pub(super) fn forced(target: &targets::Target, attempt: Attempt, error: &str) -> Event {
-    let mut attributes = target.attributes(attempt, Counts::default(), Duration::ZERO);
-    attributes.insert(scrape::ERROR, error);
-    Event { timestamp: attempt.now, labels: target.labels.clone(), attributes, body: Bytes::new() }
+/// The scrape of a target that is not to be asked, for this reason: it has failed.
+pub(super) fn refuse(
+    target: &targets::Target,
+    slot: u64,
+    sequence: u64,
+    now: SystemTime,
+    reason: &str,
+) -> Event {
+    let mut attributes = target.facts(slot, sequence, Duration::ZERO);
+    target.report(Counts::default(), &mut attributes);
+    attributes.insert(scrape::ERROR, reason);
+    Event { timestamp: now, labels: target.labels.clone(), attributes, body: Bytes::new() }
 }
 
-/// The event by which the far side learns that a target is gone.
-pub(super) fn tombstone(labels: &Labels, now: SystemTime) -> Event {
-    let attributes = [(scrape::TOMBSTONE, "true")].into_iter().collect();
-    Event { timestamp: now, labels: labels.clone(), attributes, body: Bytes::new() }
+/// The event that says that a target is gone.
+pub(super) fn tombstone(target: &targets::Target, slot: u64, sequence: u64, now: SystemTime) -> Event {
+    let mut attributes = target.facts(slot, sequence, Duration::ZERO);
+    attributes.insert(scrape::TOMBSTONE, "true");
+    Event { timestamp: now, labels: target.labels.clone(), attributes, body: Bytes::new() }
 }
 
 impl targets::Target {
@@ -148,22 +152,30 @@ impl targets::Target {
         content_type::decide(said.as_deref(), self.job.fallback_protocol)
     }
 
-    fn attributes(&self, attempt: Attempt, counts: Counts, duration: Duration) -> Attributes {
+    fn facts(&self, slot: u64, sequence: u64, duration: Duration) -> Attributes {
         let facts = [
-            (scrape::SLOT, attempt.slot.to_string()),
-            (scrape::SEQUENCE, attempt.sequence.to_string()),
+            (scrape::SLOT, slot.to_string()),
+            (scrape::SEQUENCE, sequence.to_string()),
             (scrape::INTERVAL, self.rhythm.interval().to_string()),
             (scrape::DURATION, format!("{:.6}", duration.as_secs_f64())),
-            (scrape::SAMPLES_SCRAPED, counts.scraped.to_string()),
-            (scrape::SAMPLES_POST_RELABELING, counts.kept.to_string()),
-            (scrape::SERIES_ADDED, counts.added.to_string()),
         ];
-        let duplicates = (counts.duplicates > 0).then(|| (scrape::DUPLICATES, counts.duplicates.to_string()));
+        facts.into_iter().collect()
+    }
+
+    /// Adds what an attempt has counted, and how its samples are to be read.
+    fn report(&self, counts: Counts, attributes: &mut Attributes) {
+        attributes.insert(scrape::SAMPLES_SCRAPED, counts.scraped.to_string());
+        attributes.insert(scrape::SAMPLES_POST_RELABELING, counts.kept.to_string());
+        attributes.insert(scrape::SERIES_ADDED, counts.added.to_string());
+        if counts.duplicates > 0 {
+            attributes.insert(scrape::DUPLICATES, counts.duplicates.to_string());
+        }
         // What relabelling has been at is written for readers who honour labels.
-        let honors_labels = self.job.honor_labels || !self.job.metric_relabel.is_empty();
-        let honors_labels = honors_labels.then(|| (scrape::HONOR_LABELS, "true".to_owned()));
-        let no_timestamps =
-            (!self.job.honor_timestamps).then(|| (scrape::HONOR_TIMESTAMPS, "false".to_owned()));
-        facts.into_iter().chain(duplicates).chain(honors_labels).chain(no_timestamps).collect()
+        if self.job.honor_labels || !self.job.metric_relabel.is_empty() {
+            attributes.insert(scrape::HONOR_LABELS, "true");
+        }
+        if !self.job.honor_timestamps {
+            attributes.insert(scrape::HONOR_TIMESTAMPS, "false");
+        }
     }
 }
