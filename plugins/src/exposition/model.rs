@@ -61,27 +61,27 @@ impl MetricKind {
     }
 
     /// The kind that a `TYPE` line of text 0.0.4 names; lower case only, as Prometheus has it.
-    pub fn from_word(word: &str) -> Option<Self> {
+    pub fn from_word(word: &[u8]) -> Option<Self> {
         Some(match word {
-            "counter" => Self::Counter,
-            "gauge" => Self::Gauge,
-            "histogram" => Self::Histogram,
-            "summary" => Self::Summary,
-            "untyped" => Self::Untyped,
+            b"counter" => Self::Counter,
+            b"gauge" => Self::Gauge,
+            b"histogram" => Self::Histogram,
+            b"summary" => Self::Summary,
+            b"untyped" => Self::Untyped,
             _ => return None,
         })
     }
 
     /// The kind that a `TYPE` line of OpenMetrics names.
-    pub fn from_openmetrics_word(word: &str) -> Option<Self> {
-        Some(match word {
-            "gaugehistogram" => Self::GaugeHistogram,
-            "info" => Self::Info,
-            "stateset" => Self::StateSet,
-            "unknown" => Self::Untyped,
-            "untyped" => return None,
-            word => return Self::from_word(word),
-        })
+    pub fn from_openmetrics_word(word: &[u8]) -> Option<Self> {
+        match word {
+            b"gaugehistogram" => Some(Self::GaugeHistogram),
+            b"info" => Some(Self::Info),
+            b"stateset" => Some(Self::StateSet),
+            b"unknown" => Some(Self::Untyped),
+            b"untyped" => None,
+            word => Self::from_word(word),
+        }
     }
 
     /// The suffixes that this kind adds to the family name to name its series.

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use super::entry::unescape;
 use super::error::{ParseError, found};
-use super::swar::{name_len, plain_len};
+use super::model::is_name_char;
+use super::swar::{label_name_len, name_len, plain_len};
 
 /// Where a parser stands in a body.
 #[derive(Debug)]
@@ -13,6 +14,8 @@ pub(super) struct Scanner<'a> {
     /// The longest valid prefix: nearly always all, and then slices need no second look.
     valid: &'a str,
     pub(super) at: usize,
+    /// The metric name that was read last.
+    last_name: &'a str,
 }
 
 /// What may stand between double quotes.
@@ -57,7 +60,7 @@ impl<'a> Scanner<'a> {
         let valid = std::str::from_utf8(body)
             .or_else(|error| std::str::from_utf8(&body[..error.valid_up_to()]))
             .unwrap_or_default();
-        Self { body, valid, at: 0 }
+        Self { body, valid, at: 0, last_name: "" }
     }
 
     /// Fails unless all of the body is UTF-8.
@@ -141,6 +144,24 @@ impl<'a> Scanner<'a> {
         memchr::memchr(b'\n', self.rest()).map_or(self.body.len(), |lf| self.at + lf)
     }
 
+    /// The text up to the end of the line, where the scanner then stands; and whether it has a backslash.
+    #[inline]
+    pub(super) fn line_text(&mut self) -> Result<(&'a str, bool), ParseError> {
+        let start = self.at;
+        let special = memchr::memchr2(b'\n', b'\\', self.rest()).map(|step| start + step);
+        let has_escapes = special.is_some_and(|at| self.body[at] == b'\\');
+        self.at = if has_escapes { self.line_end() } else { special.unwrap_or(self.body.len()) };
+        Ok((self.slice(start, self.at)?, has_escapes))
+    }
+
+    /// The bytes up to the end of the line, where the scanner then stands.
+    #[inline]
+    pub(super) fn line_bytes(&mut self) -> &'a [u8] {
+        let start = self.at;
+        self.at = self.line_end();
+        &self.body[start..self.at]
+    }
+
     #[cold]
     pub(super) fn fail(&self, at: usize, message: impl Into<String>) -> ParseError {
         ParseError::new(self.body, at, message.into())
@@ -153,33 +174,35 @@ impl<'a> Scanner<'a> {
         Err(self.fail(self.at, message))
     }
 
-    /// The error that a token is not a number.
+    /// The error that `token`, which starts at `start`, is not what was expected.
     #[cold]
-    pub(super) fn not_a_number<T>(&self, what: &str, start: usize, token: &[u8]) -> Result<T, ParseError> {
+    pub(super) fn unfit(&self, what: &str, start: usize, token: &[u8]) -> ParseError {
         let text = String::from_utf8_lossy(&token[..token.len().min(40)]);
-        Err(self.fail(start, format!("expected {what}, found {text:?}")))
+        self.fail(start, format!("expected {what}, found {text:?}"))
     }
 
-    /// The name that starts here: letters, digits, `_` and `:`.
+    /// The name that starts here: letters, digits, `_` and `:`. Neighbouring lines mostly share theirs, and
+    /// to compare it is cheaper than to look at every byte.
     #[inline]
     pub(super) fn metric_name(&mut self) -> Result<&'a str, ParseError> {
         let start = self.at;
-        self.at += name_len(self.rest());
-        self.slice(start, self.at)
+        if let Some(behind) = self.rest().strip_prefix(self.last_name.as_bytes())
+            && !behind.first().is_some_and(|byte| is_name_char(*byte))
+        {
+            self.at += self.last_name.len();
+        } else {
+            self.at += name_len(self.rest());
+            self.last_name = self.slice(start, self.at)?;
+        }
+        Ok(self.last_name)
     }
 
     /// The name that starts here: letters, digits and `_`.
     #[inline]
     pub(super) fn label_name(&mut self) -> Result<&'a str, ParseError> {
         let start = self.at;
-        let name = self.metric_name()?;
-        match name.find(':') {
-            None => Ok(name),
-            Some(colon) => {
-                self.at = start + colon;
-                self.slice(start, self.at)
-            }
-        }
+        self.at += label_name_len(self.rest());
+        self.slice(start, self.at)
     }
 
     /// Moves past a quoted string. `what` names it in errors.
@@ -264,15 +287,28 @@ impl<'a> Scanner<'a> {
         Ok(if quoted.has_escapes { unescape(name, true) } else { Cow::Borrowed(name) })
     }
 
-    /// Moves past the name in a line of metadata, which may stand in quotes if there are rules for them.
-    pub(super) fn meta_name(&mut self, quotes: Option<&Quoting>) -> Result<Quoted, ParseError> {
-        let start = self.at;
+    /// Moves past the name in a line of metadata, which may stand in quotes if there are rules for them;
+    /// gives back what stands there, too. A quoted name may be one that no sample can have: then it is an
+    /// error if `is_strict`, or else `None`.
+    #[inline]
+    pub(super) fn meta_name(
+        &mut self,
+        quotes: Option<&Quoting>,
+        is_strict: bool,
+    ) -> Result<(Option<Cow<'a, str>>, &'a [u8]), ParseError> {
         match (self.peek(), quotes) {
             (Some(b'a'..=b'z' | b'A'..=b'Z' | b'_' | b':'), _) => {
-                self.at += name_len(self.rest());
-                Ok(Quoted { start, end: self.at, has_escapes: false })
+                let name = self.metric_name()?;
+                Ok((Some(Cow::Borrowed(name)), name.as_bytes()))
             }
-            (Some(b'"'), Some(rules)) => self.quoted("a quoted name", rules),
+            (Some(b'"'), Some(rules)) => {
+                let token = self.quoted("a quoted name", rules)?;
+                let name = match self.quoted_name(token) {
+                    Err(_) if !is_strict => None,
+                    name => Some(name?),
+                };
+                Ok((name, self.bytes(token.start, token.end)))
+            }
             _ => self.expected("a metric name"),
         }
     }

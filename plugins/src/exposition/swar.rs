@@ -7,72 +7,73 @@ const HIGH: u64 = 0x80 * EVERY;
 /// How many bytes at the start of `bytes` are of a metric name: letters, digits, `_` and `:`.
 #[inline]
 pub(super) fn name_len(bytes: &[u8]) -> usize {
-    let mut at = 0;
-    while let Some(eight) = eight_at(bytes, at) {
-        let others = !names(eight) & HIGH;
-        if others != 0 {
-            return at + first(others);
-        }
-        at += 8;
-    }
-    at + tail(bytes, at, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':'))
+    len_of(bytes, names, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':'))
+}
+
+/// How many bytes at the start of `bytes` are of a label name: letters, digits and `_`.
+#[inline]
+pub(super) fn label_name_len(bytes: &[u8]) -> usize {
+    len_of(bytes, label_names, |byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 /// How many bytes at the start of `bytes` have no meaning inside of quotes: all but `"`, `\` and control
 /// characters.
 #[inline]
 pub(super) fn plain_len(bytes: &[u8]) -> usize {
-    let mut at = 0;
-    while let Some(eight) = eight_at(bytes, at) {
-        let others = below(eight, 0x20) | equal(eight, b'"') | equal(eight, b'\\');
+    len_of(bytes, plain, |byte| byte >= 0x20 && !matches!(byte, b'"' | b'\\'))
+}
+
+/// How many bytes there are before the first that is not of a kind. `eight` says so with the high bit of
+/// each of eight bytes, `one` for the last few.
+#[inline]
+fn len_of(bytes: &[u8], eight: impl Fn(u64) -> u64, one: impl Fn(u8) -> bool) -> usize {
+    let mut rest = bytes;
+    while let Some((chunk, later)) = rest.split_first_chunk() {
+        let others = !eight(u64::from_le_bytes(*chunk)) & HIGH;
         if others != 0 {
-            return at + first(others);
+            return bytes.len() - rest.len() + (others.trailing_zeros() / 8) as usize;
         }
-        at += 8;
+        rest = later;
     }
-    at + tail(bytes, at, |byte| byte >= 0x20 && !matches!(byte, b'"' | b'\\'))
+    bytes.len() - rest.len() + rest.iter().position(|byte| !one(*byte)).unwrap_or(rest.len())
 }
 
-fn eight_at(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes.get(at..)?.first_chunk().map(|eight| u64::from_le_bytes(*eight))
-}
-
-fn tail(bytes: &[u8], at: usize, accept: impl Fn(u8) -> bool) -> usize {
-    let rest = &bytes[at..];
-    rest.iter().position(|byte| !accept(*byte)).unwrap_or(rest.len())
-}
-
-/// The index of the first byte whose high bit is set.
-fn first(marks: u64) -> usize {
-    (marks.trailing_zeros() / 8) as usize
-}
-
-/// The high bit of each byte that can stand in a name; other bits are noise.
+/// The high bit of each byte that can stand in a name.
 fn names(eight: u64) -> u64 {
     let ascii = eight & !HIGH;
     let digits_and_colon = between(ascii, b'0', b':');
     let letters = between(ascii | (0x20 * EVERY), b'a', b'z');
-    let underscores = between(ascii, b'_', b'_');
-    (digits_and_colon | letters | underscores) & !eight
+    (digits_and_colon | letters | equal(ascii, b'_')) & !eight
 }
 
-/// The high bit of each byte from `low` to `high`; other bits are noise. All bytes must be ASCII, so that
-/// none carries into the next.
+/// The high bit of each byte that can stand in a label name.
+fn label_names(eight: u64) -> u64 {
+    let ascii = eight & !HIGH;
+    let digits = between(ascii, b'0', b'9');
+    let letters = between(ascii | (0x20 * EVERY), b'a', b'z');
+    (digits | letters | equal(ascii, b'_')) & !eight
+}
+
+/// The high bit of each byte that is no control character, no `"` and no `\`.
+fn plain(eight: u64) -> u64 {
+    let ascii = eight & !HIGH;
+    let printable = ascii + u64::from(0x80 - b' ') * EVERY;
+    (printable & !equal(ascii, b'"') & !equal(ascii, b'\\')) | eight
+}
+
+// All bytes of `ascii` must be ASCII, so that none carries into the next, nor borrows from it. Bits other
+// than the high ones are noise.
+
+/// The high bit of each byte from `low` to `high`.
 fn between(ascii: u64, low: u8, high: u8) -> u64 {
     let not_below = ascii + u64::from(0x80 - low) * EVERY;
     let above = ascii + u64::from(0x7f - high) * EVERY;
     not_below & !above
 }
 
-/// The high bit of each byte below `limit`, which is ASCII.
-fn below(eight: u64, limit: u8) -> u64 {
-    let not_below = (eight & !HIGH) + u64::from(0x80 - limit) * EVERY;
-    !(not_below | eight) & HIGH
-}
-
-/// The high bit of each byte that is `byte`, which is ASCII.
-fn equal(eight: u64, byte: u8) -> u64 {
-    below(eight ^ (u64::from(byte) * EVERY), 1)
+/// The high bit of each byte that is `byte`.
+fn equal(ascii: u64, byte: u8) -> u64 {
+    HIGH - (ascii ^ (u64::from(byte) * EVERY))
 }
 
 #[cfg(test)]
@@ -89,6 +90,8 @@ mod tests {
                 let name = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_' || *byte == b':';
                 let names = text.iter().take_while(|byte| name(byte)).count();
                 prop_assert_eq!(name_len(&text), names);
+                let label_names = text.iter().take_while(|byte| name(byte) && **byte != b':').count();
+                prop_assert_eq!(label_name_len(&text), label_names);
                 let special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
                 let plain = text.iter().take_while(|byte| !special(byte)).count();
                 prop_assert_eq!(plain_len(&text), plain);
@@ -104,6 +107,12 @@ mod tests {
                 eight[place] = byte;
                 let is_name = byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':');
                 assert_eq!(name_len(&eight), if is_name { 8 } else { place }, "{byte:#x} at {place}");
+                let is_label_name = is_name && byte != b':';
+                assert_eq!(
+                    label_name_len(&eight),
+                    if is_label_name { 8 } else { place },
+                    "{byte:#x} at {place}"
+                );
                 let is_plain = byte >= 0x20 && !matches!(byte, b'"' | b'\\');
                 assert_eq!(plain_len(&eight), if is_plain { 8 } else { place }, "{byte:#x} at {place}");
             }

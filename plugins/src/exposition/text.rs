@@ -122,6 +122,18 @@ impl<'a> TextParser<'a> {
 
     /// A line that starts with `#`: an entry, or a comment to skip.
     fn comment(&mut self) -> Result<Option<Entry<'a>>, ParseError> {
+        self.line_start = self.scan.at;
+        let is_help = match self.scan.rest().first_chunk() {
+            Some(b"# HELP ") => true,
+            Some(b"# TYPE ") => false,
+            _ => return self.unusual_comment(),
+        };
+        self.scan.at += b"# HELP ".len();
+        self.meta(is_help)
+    }
+
+    /// A comment that does not start as encoders write metadata, but may still be such.
+    fn unusual_comment(&mut self) -> Result<Option<Entry<'a>>, ParseError> {
         let scan = &mut self.scan;
         scan.at += 1;
         let before_blanks = scan.at;
@@ -153,6 +165,7 @@ impl<'a> TextParser<'a> {
 
     /// The rest of a `HELP` or `TYPE` line behind its keyword; `None` if it describes a name that no sample
     /// can have, which Prometheus does not mind.
+    #[inline]
     fn meta(&mut self, is_help: bool) -> Result<Option<Entry<'a>>, ParseError> {
         let scan = &mut self.scan;
         scan.skip_blanks();
@@ -161,39 +174,41 @@ impl<'a> TextParser<'a> {
             scan.skip_blanks();
         }
         let grammar = if self.is_strict { &STRICT } else { &COMPAT };
-        let token = scan.meta_name(Some(&grammar.names))?;
-        let name = match scan.quoted_name(token) {
-            Err(_) if !self.is_strict => None,
-            name => Some(name?),
-        };
-        let end = scan.line_end();
-        if !self.is_strict {
-            if scan.peek() == Some(0) {
-                return scan.expected("a blank behind the metric name");
-            }
-            // One byte parts name and text, and Prometheus does not ask which.
-            scan.at = end.min(scan.at + 1);
-        } else if scan.at < end {
-            if !matches!(scan.peek(), Some(b' ' | b'\t')) {
-                return scan.expected("a blank behind the metric name");
-            }
-            scan.skip_blanks();
-        }
-        let start = scan.at;
-        scan.at = end;
+        let (name, _) = scan.meta_name(Some(&grammar.names), self.is_strict)?;
+        self.separator()?;
         let entry = if is_help {
-            let text = self.help(start, end)?;
+            let text = self.help()?;
             name.map(|name| Entry::Help { name, text })
         } else {
-            let kind = self.kind(start, end)?;
+            let kind = self.kind()?;
             name.map(|name| Entry::Type { name, kind })
         };
         self.end_line()?;
         Ok(entry)
     }
 
-    fn help(&self, start: usize, end: usize) -> Result<Cow<'a, str>, ParseError> {
-        let text = self.scan.slice(start, end)?;
+    /// What parts the name of a family from what is said of it.
+    #[inline]
+    fn separator(&mut self) -> Result<(), ParseError> {
+        let scan = &mut self.scan;
+        match scan.peek() {
+            Some(b'\n') | None => {}
+            Some(b' ' | b'\t') if self.is_strict => scan.skip_blanks(),
+            Some(0) => return scan.expected("a blank behind the metric name"),
+            Some(_) if self.is_strict => return scan.expected("a blank behind the metric name"),
+            // Prometheus does not ask which byte this is.
+            Some(_) => scan.at += 1,
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn help(&mut self) -> Result<Cow<'a, str>, ParseError> {
+        let start = self.scan.at;
+        let (text, has_escapes) = self.scan.line_text()?;
+        if !has_escapes {
+            return Ok(Cow::Borrowed(text));
+        }
         if self.is_strict
             && let Some(at) = unknown_help_escape(text)
         {
@@ -202,19 +217,17 @@ impl<'a> TextParser<'a> {
         Ok(unescape(text, false))
     }
 
-    fn kind(&self, start: usize, end: usize) -> Result<MetricKind, ParseError> {
-        let mut word = self.scan.bytes(start, end);
+    #[inline]
+    fn kind(&mut self) -> Result<MetricKind, ParseError> {
+        let start = self.scan.at;
+        let mut word = self.scan.line_bytes();
         while self.is_strict
             && let [rest @ .., b' ' | b'\t'] = word
         {
             word = rest;
         }
-        let kind = std::str::from_utf8(word).ok().and_then(MetricKind::from_word);
-        kind.ok_or_else(|| {
-            let kinds = "counter, gauge, histogram, summary or untyped";
-            let found = String::from_utf8_lossy(&word[..word.len().min(40)]);
-            self.scan.fail(start, format!("expected {kinds}, found {found:?}"))
-        })
+        MetricKind::from_word(word)
+            .ok_or_else(|| self.scan.unfit("counter, gauge, histogram, summary or untyped", start, word))
     }
 
     fn sample(&mut self) -> Result<Entry<'a>, ParseError> {
@@ -259,7 +272,7 @@ impl<'a> TextParser<'a> {
         if token.is_empty() {
             return scan.expected("a value");
         }
-        parse_float(token).map_or_else(|| scan.not_a_number("a number", start, token), Ok)
+        parse_float(token).ok_or_else(|| scan.unfit("a number", start, token))
     }
 
     /// The rest of a sample's line after its value.

@@ -67,6 +67,14 @@ pub(super) struct OpenMetricsParser<'a> {
     series_end: usize,
 }
 
+/// What a line of metadata tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keyword {
+    Help,
+    Type,
+    Unit,
+}
+
 impl<'a> OpenMetricsParser<'a> {
     /// A parser at the start of `body`.
     pub(super) fn new(body: &'a [u8], mode: Mode) -> Self {
@@ -124,20 +132,34 @@ impl<'a> OpenMetricsParser<'a> {
 
     /// A line that starts with `#`; `None` if it tells nothing.
     fn comment(&mut self) -> Result<Option<Entry<'a>>, ParseError> {
+        self.line_start = self.scan.at;
+        let keyword = match self.scan.rest().first_chunk() {
+            Some(b"# HELP ") => Keyword::Help,
+            Some(b"# TYPE ") => Keyword::Type,
+            Some(b"# UNIT ") => Keyword::Unit,
+            _ => return self.unusual_comment(),
+        };
+        self.scan.at += b"# HELP ".len();
+        self.meta(keyword)
+    }
+
+    /// The end of the body, or a line of metadata with NUL bytes in its keyword.
+    fn unusual_comment(&mut self) -> Result<Option<Entry<'a>>, ParseError> {
         let scan = &mut self.scan;
         scan.at += 1;
         if !scan.take(b' ') {
             return scan.expected("one space behind '#'");
         }
-        let skips_nuls = !self.is_strict;
-        for word in [&b"HELP"[..], b"TYPE", b"UNIT", b"EOF"] {
-            let Some(end) = scan.keyword(word, skips_nuls) else { continue };
-            if word == b"EOF" {
-                return self.eof(end).map(|()| None);
-            }
-            if scan.byte(end) == Some(b' ') {
+        let steps_over_nuls = !self.is_strict;
+        if let Some(end) = scan.keyword(b"EOF", steps_over_nuls) {
+            return self.eof(end).map(|()| None);
+        }
+        for (word, keyword) in [("HELP", Keyword::Help), ("TYPE", Keyword::Type), ("UNIT", Keyword::Unit)] {
+            if let Some(end) = scan.keyword(word.as_bytes(), steps_over_nuls)
+                && scan.byte(end) == Some(b' ')
+            {
                 scan.at = end + 1;
-                return self.meta(word);
+                return self.meta(keyword);
             }
         }
         scan.expected("HELP, TYPE, UNIT or EOF, with one space on each side")
@@ -160,78 +182,70 @@ impl<'a> OpenMetricsParser<'a> {
 
     /// The rest of a line of metadata behind its keyword and a space; `None` if it describes a name that no
     /// sample can have, which Prometheus does not mind.
-    fn meta(&mut self, keyword: &[u8]) -> Result<Option<Entry<'a>>, ParseError> {
+    #[inline]
+    fn meta(&mut self, keyword: Keyword) -> Result<Option<Entry<'a>>, ParseError> {
         let scan = &mut self.scan;
         if !self.is_strict {
             scan.skip_nuls();
         }
-        let token = scan.meta_name((!self.is_strict).then_some(&COMPAT.names))?;
-        let name = match scan.quoted_name(token) {
-            Err(_) if !self.is_strict => None,
-            name => Some(name?),
-        };
+        let (name, token) = scan.meta_name((!self.is_strict).then_some(&COMPAT.names), self.is_strict)?;
         if !scan.take(b' ') {
             return scan.expected("one space behind the metric name");
         }
-        let (start, end) = (scan.at, scan.line_end());
         let entry = match keyword {
-            b"HELP" => {
-                let text = self.help(start, end)?;
+            Keyword::Help => {
+                let text = self.help()?;
                 name.map(|name| Entry::Help { name, text })
             }
-            b"TYPE" => {
-                let kind = self.kind(start, end)?;
+            Keyword::Type => {
+                let kind = self.kind()?;
                 name.map(|name| Entry::Type { name, kind })
             }
-            _ => {
-                self.check_unit(start, end, self.scan.bytes(token.start, token.end))?;
-                let unit = |name| Ok(Entry::Unit { name, unit: Cow::Borrowed(self.scan.slice(start, end)?) });
-                name.map(unit).transpose()?
+            Keyword::Unit => {
+                let unit = self.unit(token)?;
+                name.map(|name| Entry::Unit { name, unit: String::from_utf8_lossy(unit) })
             }
         };
-        self.scan.at = end;
         self.end_line()?;
-        if !self.is_strict && keyword == b"HELP" {
+        if !self.is_strict && keyword == Keyword::Help {
             self.scan.skip_nuls();
         }
         Ok(entry)
     }
 
-    fn help(&self, start: usize, end: usize) -> Result<Cow<'a, str>, ParseError> {
-        let text = self.scan.slice(start, end)?;
+    #[inline]
+    fn help(&mut self) -> Result<Cow<'a, str>, ParseError> {
+        let start = self.scan.at;
+        let (text, has_escapes) = self.scan.line_text()?;
         if self.is_strict
             && let Some(at) = bare_character(text)
         {
             return Err(self.scan.fail(start + at, "expected '\"' and '\\' behind a backslash"));
         }
-        Ok(unescape(text, true))
+        Ok(if has_escapes { unescape(text, true) } else { Cow::Borrowed(text) })
     }
 
-    fn kind(&self, start: usize, end: usize) -> Result<MetricKind, ParseError> {
-        let word = self.scan.bytes(start, end);
-        let kind = std::str::from_utf8(word).ok().and_then(MetricKind::from_openmetrics_word);
-        kind.ok_or_else(|| {
+    #[inline]
+    fn kind(&mut self) -> Result<MetricKind, ParseError> {
+        let start = self.scan.at;
+        let word = self.scan.line_bytes();
+        MetricKind::from_openmetrics_word(word).ok_or_else(|| {
             let kinds = "counter, gauge, histogram, gaugehistogram, summary, info, stateset or unknown";
-            let found = String::from_utf8_lossy(&word[..word.len().min(40)]);
-            self.scan.fail(start, format!("expected {kinds}, found {found:?}"))
+            self.scan.unfit(kinds, start, word)
         })
     }
 
     /// A unit is what the name ends with, behind an underscore; or nothing.
-    fn check_unit(&self, start: usize, end: usize, name: &[u8]) -> Result<(), ParseError> {
-        let unit = self.scan.bytes(start, end);
+    fn unit(&mut self, name: &[u8]) -> Result<&'a [u8], ParseError> {
+        let start = self.scan.at;
+        let unit = self.scan.line_bytes();
         if self.is_strict && name_len(unit) < unit.len() {
             return Err(self.scan.fail(start + name_len(unit), "expected a unit of the characters of names"));
         }
         match name.strip_suffix(unit) {
-            _ if unit.is_empty() => Ok(()),
-            Some([.., b'_']) => Ok(()),
-            _ => {
-                let unit = String::from_utf8_lossy(&unit[..unit.len().min(40)]);
-                Err(self
-                    .scan
-                    .fail(start, format!("expected a name that ends with its unit, found unit {unit:?}")))
-            }
+            _ if unit.is_empty() => Ok(unit),
+            Some([.., b'_']) => Ok(unit),
+            _ => Err(self.scan.unfit("a unit with which the name ends", start, unit)),
         }
     }
 
@@ -330,7 +344,7 @@ fn number(scan: &mut Scanner<'_>, what: &str) -> Result<f64, ParseError> {
     if token.is_empty() {
         return scan.expected(what);
     }
-    parse_float(token).map_or_else(|| scan.not_a_number(what, start, token), Ok)
+    parse_float(token).ok_or_else(|| scan.unfit(what, start, token))
 }
 
 /// Whole milliseconds towards zero. What does not fit is the smallest number there is, as it is for a
