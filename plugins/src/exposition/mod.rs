@@ -36,6 +36,7 @@ pub mod relabel;
 pub mod rewrite;
 mod scan;
 mod series;
+mod strict;
 mod swar;
 mod text;
 #[cfg(test)]

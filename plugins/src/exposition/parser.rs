@@ -8,11 +8,17 @@ use super::format::{Format, Mode};
 use super::model::{Exemplar, NativeHistogram};
 use super::openmetrics::OpenMetricsParser;
 use super::protobuf::ProtobufParser;
+use super::strict::{Checker, Context};
 use super::text::TextParser;
 
 /// Reads a body entry by entry, borrowing all that it can from the body.
 #[derive(Debug)]
-pub struct Parser<'a>(Inner<'a>);
+pub struct Parser<'a> {
+    inner: Inner<'a>,
+    body: &'a [u8],
+    /// What [`Mode::Strict`] demands beyond the grammar.
+    checker: Option<Box<Checker<'a>>>,
+}
 
 /// The parser of one format, which knows its grammar in both modes.
 #[derive(Debug)]
@@ -25,11 +31,16 @@ enum Inner<'a> {
 impl<'a> Parser<'a> {
     /// A parser at the start of `body`, with the verdicts of `mode`.
     pub fn new(format: Format, mode: Mode, body: &'a [u8]) -> Self {
-        Self(match format {
+        let inner = match format {
             Format::Text => Inner::Text(TextParser::new(body, mode)),
             Format::OpenMetrics => Inner::OpenMetrics(Box::new(OpenMetricsParser::new(body, mode))),
             Format::Protobuf => Inner::Protobuf(Box::new(ProtobufParser::new(body, mode))),
-        })
+        };
+        let checker = match mode {
+            Mode::Compat => None,
+            Mode::Strict => Checker::new(format).map(Box::new),
+        };
+        Self { inner, body, checker }
     }
 
     /// Reads on to the next entry; `None` at the end of the body. After an error the parser's
@@ -38,16 +49,30 @@ impl<'a> Parser<'a> {
     /// # Errors
     /// The body is not of its format here.
     pub fn next_entry(&mut self) -> Result<Option<Entry<'a>>, ParseError> {
-        match &mut self.0 {
+        let entry = match &mut self.inner {
             Inner::Text(parser) => parser.next_entry(),
             Inner::OpenMetrics(parser) => parser.next_entry(),
             Inner::Protobuf(parser) => parser.next_entry(),
+        };
+        if self.checker.is_some() { entry.and_then(|entry| self.check(entry)) } else { entry }
+    }
+
+    #[cold]
+    fn check(&mut self, entry: Option<Entry<'a>>) -> Result<Option<Entry<'a>>, ParseError> {
+        let Some(mut checker) = self.checker.take() else { return Ok(entry) };
+        let (body, line, series) = (self.body, self.line(), self.series());
+        let (labels, exemplars) = (self.labels(), self.exemplars());
+        match &entry {
+            Some(entry) => checker.entry(entry, &Context { body, line, series, labels, exemplars })?,
+            None => checker.end(body)?,
         }
+        self.checker = Some(checker);
+        Ok(entry)
     }
 
     /// The labels of the sample or histogram that was read last, in the order of the body.
     pub fn labels(&self) -> &[Label<'a>] {
-        match &self.0 {
+        match &self.inner {
             Inner::Text(parser) => parser.labels(),
             Inner::OpenMetrics(parser) => parser.labels(),
             Inner::Protobuf(parser) => parser.labels(),
@@ -56,7 +81,7 @@ impl<'a> Parser<'a> {
 
     /// The exemplars of the sample (at most one) or histogram that was read last.
     pub fn exemplars(&self) -> &[Exemplar<'a>] {
-        match &self.0 {
+        match &self.inner {
             Inner::Text(_) => &[],
             Inner::OpenMetrics(parser) => parser.exemplars(),
             Inner::Protobuf(parser) => parser.exemplars(),
@@ -65,16 +90,16 @@ impl<'a> Parser<'a> {
 
     /// The native histogram that was read last.
     pub fn histogram(&self) -> Option<&NativeHistogram> {
-        match &self.0 {
+        match &self.inner {
             Inner::Text(_) | Inner::OpenMetrics(_) => None,
             Inner::Protobuf(parser) => parser.histogram(),
         }
     }
 
-    /// Where in the body the sample that was read last stands: its line, with the line feed if there is one.
+    /// Where in the body the entry that was read last stands: its line, with the line feed if there is one.
     /// Empty for formats without lines.
     pub fn line(&self) -> Range<usize> {
-        match &self.0 {
+        match &self.inner {
             Inner::Text(parser) => parser.line(),
             Inner::OpenMetrics(parser) => parser.line(),
             Inner::Protobuf(_) => 0..0,
@@ -84,7 +109,7 @@ impl<'a> Parser<'a> {
     /// Where in the body the name and the labels of the sample that was read last stand: the start of its
     /// line, up to the blanks before its value. Empty for formats without lines.
     pub fn series(&self) -> Range<usize> {
-        match &self.0 {
+        match &self.inner {
             Inner::Text(parser) => parser.series(),
             Inner::OpenMetrics(parser) => parser.series(),
             Inner::Protobuf(_) => 0..0,

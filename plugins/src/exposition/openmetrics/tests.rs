@@ -133,8 +133,6 @@ fn strict_refuses_what_only_prometheus_takes() {
         b"{\"a\"} 1\n# EOF",
         b"a{\"b\"=\"c\"} 1\n# EOF",
         b"# HELP \"a\" b\n# EOF",
-        b"# HELP a \"\n# EOF",
-        b"# HELP a \\\n# EOF",
         b"# UNIT a_s% s%\n# EOF",
         b"# HELP a b\n\0\0# EOF",
         b"a{b=\"c\"\0} 1\n# EOF",
