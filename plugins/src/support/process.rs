@@ -11,6 +11,8 @@ use prometheus::{Counter, Gauge, Registry};
 
 /// Ticks of `/proc` in a second: the same on every Linux, whatever the kernel counts in.
 const TICKS: f64 = 100.0;
+/// A line of `/proc/self/limits`.
+const MAX_OPEN_FILES: &str = "Max open files";
 
 /// Adds the metrics to `registry`. Does nothing where there is no `/proc`, or where another part of
 /// the program exports them already.
@@ -21,6 +23,12 @@ pub fn register(registry: &Registry) {
             tracing::debug!(%error, "process metrics are not added");
         }
     }
+}
+
+/// The most files that the process may have open, sockets included; `None` where there is no limit, or no
+/// way to know it.
+pub fn max_open_files() -> Option<u64> {
+    read("/proc/self/limits").and_then(|text| after(&text, MAX_OPEN_FILES)).map(|files| files as u64)
 }
 
 struct ProcessMetrics {
@@ -61,7 +69,7 @@ impl ProcessMetrics {
         }
         let resident = read("/proc/self/status").and_then(|text| after(&text, "VmRSS:"));
         set(&self.resident, resident.map(|kilobytes| kilobytes * 1024.0));
-        set(&self.max_fds, read("/proc/self/limits").and_then(|text| after(&text, "Max open files")));
+        set(&self.max_fds, read("/proc/self/limits").and_then(|text| after(&text, MAX_OPEN_FILES)));
         // Counting opens one more.
         set(
             &self.open_fds,

@@ -199,7 +199,8 @@ async fn path(
     let Some(proxy) = proxy else {
         return Ok(Path::new(tcp.oneshot(uri).await?.into_inner()));
     };
-    let blame = |error: BoxError| Box::new(HttpError::from_connect(error).through(&proxy));
+    // A boxed error boxes itself once more where it is not said that it is one.
+    let blame = |error: BoxError| -> BoxError { Box::new(HttpError::from_connect(error).through(&proxy)) };
     if proxy.kind == Kind::Socks5 {
         let mut socks = SocksV5::new(proxy.uri.clone(), tcp);
         if let Some((user, password)) = &proxy.login {
@@ -216,7 +217,7 @@ async fn path(
     if uri.scheme_str() != Some("https") {
         return Ok(Path::new(TokioIo::new(stream)));
     }
-    let tunnel = tunnel(stream, &proxy, &uri).await.map_err(|error| Box::new(error.through(&proxy)))?;
+    let tunnel = tunnel(stream, &proxy, &uri).await.map_err(|error| blame(error.into()))?;
     Ok(Path::new(TokioIo::new(tunnel)))
 }
 

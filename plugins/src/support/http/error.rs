@@ -90,9 +90,16 @@ impl From<hyper::Error> for HttpError {
 fn root_cause(error: &(dyn Error + 'static)) -> String {
     let Some(root) = causes(error).last() else { return error.to_string() };
     match root.downcast_ref::<io::Error>() {
-        // `connection refused`, without the number of the operating system.
+        // `connection refused`, without the number of the operating system ...
         Some(io) if !matches!(io.kind(), ErrorKind::Other) && io.raw_os_error().is_some() => {
-            io.kind().to_string()
+            match io.kind().to_string() {
+                // ... and `Too many open files` from the operating system, where there is no other word.
+                kind if kind == "uncategorized error" => {
+                    let text = io.to_string();
+                    text.rsplit_once(" (os error").map_or(text.clone(), |(words, _)| words.to_owned())
+                }
+                kind => kind,
+            }
         }
         _ => root.to_string(),
     }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,19 +13,47 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::connect::Io;
+use crate::support::process;
 
 /// Longer than the interval of most scrapes, so that their connections stay.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 const MOST_IDLE_PER_HOST: usize = 64;
 /// What all idle connections of the process may hold, in KiB.
-const MOST_IDLE: usize = 64 << 10;
+const MOST_IDLE: u32 = 64 << 10;
 /// What one holds, in KiB, measured: a socket, the state of TLS, and the buffers and the task of HTTP/2.
 const PLAIN_COST: u32 = 1;
-const TLS_COST: u32 = 16;
-const HTTP2_COST: u32 = 48;
+const TLS_COST: u32 = 9;
+const HTTP2_COST: u32 = 38;
 
-static ROOM: Semaphore = Semaphore::const_new(MOST_IDLE);
+/// Room for the idle connections of the whole process.
+static ROOM: LazyLock<Room> = LazyLock::new(|| {
+    let files = process::max_open_files().unwrap_or(u64::MAX);
+    Room::new(MOST_IDLE, files)
+});
+
+/// Memory and files for idle connections.
+pub(super) struct Room {
+    /// Memory, in KiB.
+    free: Semaphore,
+    /// What a connection takes at least: so much that all of them hold half of the files that the process
+    /// may open, and no more.
+    least: u32,
+}
+
+impl Room {
+    /// So many KiB, for a process that may open so many files.
+    pub(super) fn new(kib: u32, files: u64) -> Self {
+        let least = u64::from(kib).div_ceil((files / 2).max(1));
+        let least = u32::try_from(least).unwrap_or(u32::MAX);
+        Self { free: Semaphore::new(kib as usize), least }
+    }
+
+    /// Room for a connection that holds so many KiB, if there is some.
+    pub(super) fn take(&self, kib: u32) -> Option<SemaphorePermit<'_>> {
+        self.free.try_acquire_many(kib.max(self.least)).ok()
+    }
+}
 
 /// Whom a connection is good for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -68,8 +96,8 @@ struct Host {
 }
 
 /// The idle connections of a client.
-#[derive(Default)]
 pub(super) struct Pool {
+    room: &'static Room,
     hosts: Mutex<Hosts>,
     next_id: AtomicU64,
 }
@@ -80,6 +108,13 @@ struct Hosts {
     swept: Option<Instant>,
 }
 
+impl Default for Pool {
+    /// A pool that shares its room with all others.
+    fn default() -> Self {
+        Self::new(&ROOM)
+    }
+}
+
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pool").field("hosts", &self.lock().by_key.len()).finish()
@@ -87,6 +122,11 @@ impl std::fmt::Debug for Pool {
 }
 
 impl Pool {
+    /// A pool that keeps what there is `room` for.
+    pub(super) fn new(room: &'static Room) -> Self {
+        Self { room, hosts: Mutex::default(), next_id: AtomicU64::new(0) }
+    }
+
     /// A connection that seems to be alive.
     pub(super) fn take(&self, key: &Key) -> Option<Ready> {
         let mut hosts = self.lock();
@@ -110,7 +150,7 @@ impl Pool {
         let cost = if key.is_https { TLS_COST } else { PLAIN_COST };
         let mut hosts = self.lock();
         hosts.sweep();
-        let Ok(room) = ROOM.try_acquire_many(cost) else { return };
+        let Some(room) = self.room.take(cost) else { return };
         let idle = &mut hosts.by_key.entry(key).or_default().http1;
         if idle.len() < MOST_IDLE_PER_HOST {
             idle.push(Idle { connection, since: Instant::now(), _room: room });
@@ -122,7 +162,7 @@ impl Pool {
         let connection = Shared { sender, id: self.next_id.fetch_add(1, Ordering::Relaxed) };
         let mut hosts = self.lock();
         hosts.sweep();
-        if let Ok(room) = ROOM.try_acquire_many(HTTP2_COST) {
+        if let Some(room) = self.room.take(HTTP2_COST) {
             let host = hosts.by_key.entry(key).or_default();
             if host.http2.as_ref().is_none_or(|idle| idle.connection.sender.is_closed()) {
                 host.http2 =

@@ -72,7 +72,7 @@ impl Proxies {
         Self::with_environment(keys, |name| std::env::var(name).ok())
     }
 
-    fn with_environment(
+    pub(super) fn with_environment(
         keys: ProxyKeys<'_>,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, BuildError> {

@@ -9,9 +9,9 @@ use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
@@ -28,6 +28,8 @@ pub(crate) enum Answer {
     Stall(Bytes),
     /// Writes the first, and then the second for ever.
     Endless(Bytes, Bytes),
+    /// As a proxy does: says 200 and connects the client to the host that it asked for.
+    Tunnel,
 }
 
 impl Answer {
@@ -66,7 +68,7 @@ pub(crate) struct TestServer {
 }
 
 impl TestServer {
-    /// Serves plain HTTP; `answer` gets the head of each request.
+    /// Serves plain HTTP; `answer` gets each request, head and body.
     pub(crate) async fn start(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
         Self::serve(None, Arc::new(answer)).await
     }
@@ -105,7 +107,7 @@ impl TestServer {
         Self { address, requests, connections, task }
     }
 
-    /// The heads of the requests so far.
+    /// The requests so far, head and body.
     pub(crate) fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -128,7 +130,7 @@ async fn connection(
     answer: &(dyn Fn(&str) -> Answer + Send + Sync),
     seen: &Mutex<Vec<String>>,
 ) -> std::io::Result<()> {
-    while let Some(request) = read_head(&mut stream).await? {
+    while let Some(request) = read_request(&mut stream).await? {
         seen.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
         match answer(&request) {
             Answer::Bytes(bytes) => stream.write_all(&bytes).await?,
@@ -147,13 +149,31 @@ async fn connection(
                     stream.write_all(&more).await?;
                 }
             }
+            Answer::Tunnel => {
+                let host = request.split(' ').nth(1).unwrap_or_default();
+                let mut far = TcpStream::connect(host).await?;
+                stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
+                tokio::io::copy_bidirectional(&mut stream, &mut far).await?;
+                return Ok(());
+            }
         }
         stream.flush().await?;
     }
     Ok(())
 }
 
-/// The head of the next request, or the first byte of what is none. Requests in these tests have no body.
+/// The next request, if it has a length or no body.
+async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Option<String>> {
+    let Some(mut request) = read_head(stream).await? else { return Ok(None) };
+    let length =
+        request.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    stream.read_exact(&mut body).await?;
+    request.push_str(&String::from_utf8_lossy(&body));
+    Ok(Some(request))
+}
+
+/// The head of the next request, or the first byte of what is none.
 async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Option<String>> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") && head.first().is_none_or(u8::is_ascii_uppercase) {
@@ -191,9 +211,19 @@ impl Authority {
 
     /// A server that calls itself `name`, and wants client certificates of this authority or none.
     pub(crate) fn server(&self, name: &str, client_certificates: bool) -> ServerConfig {
+        self.server_of(name, client_certificates, rustls::ALL_VERSIONS)
+    }
+
+    /// The same, for these versions of TLS.
+    pub(crate) fn server_of(
+        &self,
+        name: &str,
+        client_certificates: bool,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> ServerConfig {
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap();
         let builder = if client_certificates {
             let mut roots = RootCertStore::empty();
@@ -207,6 +237,13 @@ impl Authority {
         let (certificate, key) = self.issue(name);
         let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
         builder.with_single_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap()).unwrap()
+    }
+
+    /// The same, for a server that has HTTP/2.
+    pub(crate) fn http2_server(&self, name: &str) -> ServerConfig {
+        let mut config = self.server(name, false);
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config
     }
 
     /// What a client must know to trust this authority.

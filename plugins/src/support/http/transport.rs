@@ -42,10 +42,14 @@ impl Route {
 
 impl Transport {
     pub(super) fn new(tls: ReloadingTls, proxies: Proxies) -> Self {
+        Self::with_pool(tls, proxies, Pool::default())
+    }
+
+    pub(super) fn with_pool(tls: ReloadingTls, proxies: Proxies, pool: Pool) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
-        Self { tcp, tls, proxies, pool: Arc::default() }
+        Self { tcp, tls, proxies, pool: Arc::new(pool) }
     }
 
     /// Sends a request and returns the head of its answer, with the body to be read. Takes as long as it

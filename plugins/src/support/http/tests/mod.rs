@@ -1,5 +1,13 @@
 //! Exchanges with servers that behave, and with servers that do not.
 
+mod credentials;
+mod http2;
+mod no_proxy;
+mod pool;
+mod proxy;
+mod settings;
+mod tls;
+
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -22,6 +30,21 @@ fn get(url: impl AsRef<str>) -> Request<Bytes> {
 async fn fetch(server: &TestServer, limits: &Limits) -> Result<Response<Bytes>, HttpError> {
     let client = HttpClient::new(&TlsSettings::default()).unwrap();
     client.send(get(format!("http://{}/", server.address)), limits).await
+}
+
+/// Settings as they stand in a file.
+fn settings(keys: serde_json::Value) -> HttpClientSettings {
+    serde_json::from_value(keys).unwrap()
+}
+
+/// A client with the settings that `keys` are.
+fn client(keys: serde_json::Value) -> HttpClient {
+    settings(keys).client().unwrap()
+}
+
+/// The body that comes from `url`, or what goes wrong.
+async fn body_of(client: &HttpClient, url: &str) -> Result<Bytes, String> {
+    client.send(get(url), &limits()).await.map(Response::into_body).map_err(|error| error.to_string())
 }
 
 /// What goes wrong with a server that answers so, in the words of the error.
@@ -195,68 +218,6 @@ async fn redirects_are_followed_as_far_as_allowed() {
     assert_eq!(client.send(put, &limits()).await.unwrap().status(), StatusCode::TEMPORARY_REDIRECT);
 }
 
-#[tokio::test]
-async fn credentials_stay_with_the_host_that_they_are_for() {
-    let other = TestServer::start(|_| Answer::ok("")).await;
-    // The same server under another name.
-    let elsewhere = format!("Location: http://localhost:{}/", other.address.rsplit(':').next().unwrap());
-    let same = format!("Location: http://{}/", other.address);
-    let server = TestServer::start(move |head| {
-        let location = if head.starts_with("GET /same ") { &same } else { &elsewhere };
-        Answer::complete("302 Found", &[location], "")
-    })
-    .await;
-    let auth = Auth::bearer(Some(Secret::new("s3cret")), None).unwrap().unwrap();
-    let client = HttpClient::new(&TlsSettings::default()).unwrap();
-    for path in ["/same", "/other"] {
-        let mut request = get(format!("http://{}{path}", server.address));
-        auth.apply(request.headers_mut()).unwrap();
-        client.send(request, &limits()).await.unwrap();
-    }
-    let sent: Vec<_> = other.requests().iter().map(|head| head.contains("Bearer s3cret")).collect();
-    assert_eq!(sent, [true, false]);
-}
-
-async fn fetch_tls(server: &TestServer, tls: &TlsSettings) -> Result<Bytes, String> {
-    let client = HttpClient::new(tls).unwrap();
-    let answer = client.send(get(format!("https://{}/", server.address)), &limits()).await;
-    answer.map(Response::into_body).map_err(|error| error.to_string())
-}
-
-#[tokio::test]
-async fn tls_trusts_the_authority_and_the_name_that_it_is_told_to() {
-    let authority = Authority::new();
-    let server = TestServer::start_tls(authority.server("127.0.0.1", false), |_| Answer::ok("safe")).await;
-    assert_eq!(fetch_tls(&server, &authority.settings()).await.unwrap(), "safe");
-
-    let stranger = fetch_tls(&server, &Authority::new().settings()).await.unwrap_err();
-    assert!(stranger.starts_with("TLS: invalid peer certificate: "), "{stranger}");
-
-    let named =
-        TestServer::start_tls(authority.server("db1.example.net", false), |_| Answer::ok("named")).await;
-    let wrong = fetch_tls(&named, &authority.settings()).await.unwrap_err();
-    assert!(wrong.contains("certificate not valid for name"), "{wrong}");
-    let told = TlsSettings { server_name: Some("db1.example.net".to_owned()), ..authority.settings() };
-    assert_eq!(fetch_tls(&named, &told).await.unwrap(), "named");
-    let blind = TlsSettings { insecure_skip_verify: true, ..TlsSettings::default() };
-    assert_eq!(fetch_tls(&named, &blind).await.unwrap(), "named");
-
-    let plain = TestServer::start(|_| Answer::Last("HTTP/1.1 400 Bad Request\r\n\r\n".into())).await;
-    let error = fetch_tls(&plain, &authority.settings()).await.unwrap_err();
-    assert!(error.starts_with("TLS: "), "{error}");
-}
-
-#[tokio::test]
-async fn a_client_certificate_is_shown_where_it_is_wanted() {
-    let authority = Authority::new();
-    let server = TestServer::start_tls(authority.server("127.0.0.1", true), |_| Answer::ok("known")).await;
-    let error = fetch_tls(&server, &authority.settings()).await.unwrap_err();
-    assert_eq!(error, "TLS: received fatal alert: CertificateRequired");
-
-    let settings = authority.settings_of("poller");
-    assert_eq!(fetch_tls(&server, &settings).await.unwrap(), "known");
-}
-
 #[test]
 fn endpoints_are_web_addresses_with_a_host() {
     let good = Endpoint::parse("http://db1.example.net:9100/metrics?x=1").unwrap();
@@ -279,38 +240,4 @@ fn endpoints_are_web_addresses_with_a_host() {
     ] {
         assert_eq!(Endpoint::parse(text).unwrap_err().to_string(), expected);
     }
-}
-
-#[test]
-fn credentials_are_one_kind_and_read_again_for_every_request() {
-    let value = |auth: &Auth| {
-        let mut headers = hyper::HeaderMap::new();
-        auth.apply(&mut headers).map(|()| headers[AUTHORIZATION].to_str().unwrap().to_owned())
-    };
-    let basic =
-        BasicAuth { username: "me".to_owned(), password: Some(Secret::new("pw")), ..BasicAuth::default() };
-    let auth = Auth::from_keys(Some(basic.clone()), None, None).unwrap().unwrap();
-    assert_eq!(value(&auth).unwrap(), "Basic bWU6cHc=");
-
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("token");
-    std::fs::write(&path, "one\n").unwrap();
-    let auth = Auth::from_keys(None, None, Some(path.clone())).unwrap().unwrap();
-    assert_eq!(value(&auth).unwrap(), "Bearer one");
-    std::fs::write(&path, "two\n").unwrap();
-    assert_eq!(value(&auth).unwrap(), "Bearer two");
-    std::fs::write(&path, "t\nwo").unwrap();
-    let error = value(&auth).unwrap_err().to_string();
-    assert_eq!(error, "credentials: the bearer token has characters that cannot be sent");
-    std::fs::remove_file(&path).unwrap();
-    let error = value(&auth).unwrap_err().to_string();
-    assert!(error.starts_with("credentials: cannot read "), "{error}");
-
-    let both = Auth::from_keys(Some(basic.clone()), Some(Secret::new("t")), None).unwrap_err();
-    assert_eq!(both.to_string(), "basic_auth: set basic_auth or a bearer token, not both");
-    let wrong = BasicAuth { username: "a:b".to_owned(), password_file: Some(path), ..basic };
-    let wrong = Auth::from_keys(Some(wrong), Some(Secret::new("t")), Some("/nowhere".into())).unwrap_err();
-    let paths: Vec<_> = wrong.problems().iter().map(|problem| problem.path.as_str()).collect();
-    assert_eq!(paths, ["bearer_token", "basic_auth.username", "basic_auth.password"]);
-    assert_eq!(Auth::from_keys(None, None, None), Ok(None));
 }
