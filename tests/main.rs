@@ -8,6 +8,7 @@ mod bad;
 mod cli;
 mod end_to_end;
 mod faults;
+mod formats;
 mod hostile;
 mod kills;
 mod laws;
