@@ -6,6 +6,7 @@
 
 mod bad;
 mod cli;
+mod discovery;
 mod end_to_end;
 mod faults;
 mod formats;

@@ -21,23 +21,16 @@
 //! pipeline before it asks anything of the target; where there is none, or the pipeline is paused, the slot is
 //! skipped and counted. Nothing is sent a second time: the next slot brings newer data.
 
-#[allow(dead_code, reason = "goes when the poller takes the targets of discoveries")]
-mod before;
 mod config;
-#[allow(dead_code, reason = "the poller is about to use it")]
 mod content_type;
-#[allow(dead_code, reason = "the parts that use all of it land one by one")]
 mod discovery;
-#[allow(dead_code, reason = "the parts that use all of it land one by one")]
 mod ingest;
-#[allow(dead_code, reason = "the parts that use all of it land one by one")]
 mod job;
 mod metrics;
 mod poller;
 mod schedule;
-#[allow(dead_code, reason = "the poller is about to use it")]
 mod scraper;
-#[allow(dead_code, unused_imports, reason = "the parts that use all of it land one by one")]
+mod status;
 mod targets;
 #[cfg(test)]
 mod tests;
@@ -48,55 +41,88 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use prometheus_streams_core::emitter::Emitter;
 use prometheus_streams_core::error::{BoxError, BuildError};
-use prometheus_streams_core::metrics::Metrics;
 use prometheus_streams_core::register;
-use prometheus_streams_core::stage::{Clock, Source, SourceConfig, StageContext};
+use prometheus_streams_core::stage::{Source, SourceConfig, StageContext};
 use prometheus_streams_core::values::Span;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use self::config::{
     Flag, HttpScrapeConfig, JobSettings, PromDuration, PromSize, ScrapeConfig, StaticConfig, TargetEntry,
     TargetSettings, Text,
 };
+use self::discovery::{DiscoverySettings, Found, Place, Teller};
 pub use self::discovery::{DnsSdSettings, FileSdSettings, HttpSdSettings, RecordKind};
+use self::job::Job;
 use self::metrics::PollerMetrics;
-use self::poller::Poller;
-use self::scraper::Target;
+use self::poller::{Fleet, Poller};
+use crate::support::scrape::unix_millis;
 
 register!(source: HttpScrapeConfig);
+
+/// Lists that discoveries may have told and that are not yet taken in; then they wait.
+const MOST_WAITING: usize = 64;
+/// The reports of a source about its targets.
+const TARGETS: &str = "targets";
 
 impl SourceConfig for HttpScrapeConfig {
     const TYPE: &'static str = "http_scrape";
 
     fn build(self, cx: &StageContext) -> Result<Box<dyn Source>, BuildError> {
-        let targets = self.targets(&cx.identity)?;
-        Ok(Box::new(HttpScrape { targets, metrics: cx.metrics.clone(), clock: Arc::clone(&cx.clock) }))
+        let jobs = self.jobs()?.into_iter().map(Arc::new).collect();
+        Ok(Box::new(HttpScrape { jobs, cx: cx.clone() }))
     }
 }
 
-/// The targets, ready to be polled.
+/// The jobs, ready to be polled.
 struct HttpScrape {
-    targets: Vec<Target>,
-    metrics: Metrics,
-    clock: Arc<dyn Clock>,
+    jobs: Vec<Arc<Job>>,
+    cx: StageContext,
 }
 
 #[async_trait]
 impl Source for HttpScrape {
     async fn run(self: Box<Self>, out: Emitter, shutdown: CancellationToken) -> Result<(), BoxError> {
-        let metrics = PollerMetrics::new(&self.metrics, &self.targets);
-        let jobs = PollerMetrics::announce(&self.metrics, &self.targets);
-        tracing::info!(jobs, targets = self.targets.len(), intervals = self.intervals(), "polling");
-        Poller::new(self.targets, metrics, self.clock, out).run(shutdown).await;
+        let metrics = Arc::new(PollerMetrics::new(&self.cx.metrics));
+        let now = unix_millis(self.cx.clock.now());
+        let fleet = Fleet::new(&self.jobs, &self.cx.identity, Arc::clone(&metrics), now);
+        let board = fleet.board().clone();
+        self.cx.health.offer(TARGETS, move || board.report());
+        tracing::info!(
+            jobs = self.jobs.len(),
+            targets = fleet.targets().len(),
+            intervals = intervals(&fleet),
+            "polling"
+        );
+        let (sender, found) = mpsc::channel(MOST_WAITING);
+        let mut discoveries = self.discover(&sender, &shutdown);
+        Poller::new(fleet, metrics, self.cx.clock, out).run(found, shutdown).await;
+        discoveries.shutdown().await;
         Ok(())
     }
 }
 
 impl HttpScrape {
-    /// The intervals that occur, shortest first, as `15s, 1m`.
-    fn intervals(&self) -> String {
-        let intervals: BTreeSet<_> = self.targets.iter().map(|target| target.rhythm.interval()).collect();
-        let shown: Vec<_> = intervals.into_iter().map(|millis| Span::millis(millis).to_string()).collect();
-        shown.join(", ")
+    /// Starts every discovery that is more than a list in the configuration.
+    fn discover(&self, found: &mpsc::Sender<Found>, shutdown: &CancellationToken) -> JoinSet<()> {
+        let mut running = JoinSet::new();
+        for (job, settings) in self.jobs.iter().enumerate() {
+            let dynamic = settings.discoveries.iter().enumerate();
+            let dynamic = dynamic.filter(|(_, kind)| !matches!(kind, DiscoverySettings::Static(_)));
+            for (discovery, kind) in dynamic {
+                let place = Place { job, discovery };
+                let teller = Teller::new(&self.cx.metrics, &settings.name, kind, place, found.clone());
+                running.spawn(kind.clone().run(teller, shutdown.clone()));
+            }
+        }
+        running
     }
+}
+
+/// The intervals that occur, shortest first, as `15s, 1m`.
+fn intervals(fleet: &Fleet) -> String {
+    let intervals: BTreeSet<_> = fleet.targets().map(|target| target.rhythm.interval()).collect();
+    let shown: Vec<_> = intervals.into_iter().map(|millis| Span::millis(millis).to_string()).collect();
+    shown.join(", ")
 }

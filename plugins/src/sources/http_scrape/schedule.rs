@@ -4,8 +4,7 @@
 //! follows from a hash of its labels, and they are anchored at 1970: the load is spread, a restart
 //! keeps the rhythm, and two pollers of one target agree on its slots without talking.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use prometheus_streams_core::event::Labels;
@@ -54,35 +53,58 @@ impl Rhythm {
     }
 }
 
+/// A target in the schedule. Never used again for another.
+pub(super) type Key = u64;
+
 /// A slot that has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Due {
-    /// Which target, as counted in [`Schedule::new`].
-    pub(super) target: usize,
+    /// Which target.
+    pub(super) target: Key,
     /// The start of the slot.
     pub(super) slot: u64,
     /// True when it began too long ago to be used.
     pub(super) late: bool,
 }
 
-/// The next slot of every target, soonest first.
+/// The next slot of every target, soonest first. Whatever is done to one target costs the logarithm of
+/// their number.
 #[derive(Debug)]
 pub(super) struct Schedule {
-    rhythms: Vec<Rhythm>,
-    /// The slot that each target had last.
-    last: Vec<Option<u64>>,
-    queue: BinaryHeap<Reverse<(u64, usize)>>,
+    targets: HashMap<Key, Planned>,
+    queue: BTreeSet<(u64, Key)>,
     /// The latest time that was seen, to notice when the clock goes back.
     seen: u64,
 }
 
+#[derive(Debug)]
+struct Planned {
+    rhythm: Rhythm,
+    /// The slot that it had last.
+    last: Option<u64>,
+    /// The slot that it has next.
+    next: u64,
+}
+
 impl Schedule {
-    /// Every target from its first slot after `now` on.
-    pub(super) fn new(rhythms: Vec<Rhythm>, now: u64) -> Self {
-        let last = vec![None; rhythms.len()];
-        let mut schedule = Self { rhythms, last, queue: BinaryHeap::new(), seen: now };
-        schedule.plan_anew(now);
-        schedule
+    /// A schedule without targets, at the time `now`.
+    pub(super) fn new(now: u64) -> Self {
+        Self { targets: HashMap::new(), queue: BTreeSet::new(), seen: now }
+    }
+
+    /// Plans a target from its first slot after `now` on; in place of what it had, if it was there.
+    pub(super) fn add(&mut self, target: Key, rhythm: Rhythm, now: u64) {
+        let last = self.remove(target);
+        let next = rhythm.next(now, last);
+        self.targets.insert(target, Planned { rhythm, last, next });
+        self.queue.insert((next, target));
+    }
+
+    /// Takes a target out, and returns the slot that it had last.
+    pub(super) fn remove(&mut self, target: Key) -> Option<u64> {
+        let planned = self.targets.remove(&target)?;
+        self.queue.remove(&(planned.next, target));
+        planned.last
     }
 
     /// A slot that has begun by `now` and was not returned before, if there is one.
@@ -91,27 +113,27 @@ impl Schedule {
             self.plan_anew(now);
         }
         self.seen = now;
-        let &Reverse((slot, target)) = self.queue.peek()?;
-        if slot > now {
-            return None;
-        }
-        self.queue.pop();
-        let rhythm = self.rhythms[target];
-        self.last[target] = Some(slot);
-        self.queue.push(Reverse((rhythm.next(now, Some(slot)), target)));
-        Some(Due { target, slot, late: rhythm.is_late(slot, now) })
+        let (slot, target) = *self.queue.first().filter(|(slot, _)| *slot <= now)?;
+        self.queue.pop_first();
+        let planned = self.targets.get_mut(&target)?;
+        planned.last = Some(slot);
+        planned.next = planned.rhythm.next(now, Some(slot));
+        self.queue.insert((planned.next, target));
+        Some(Due { target, slot, late: planned.rhythm.is_late(slot, now) })
     }
 
     /// How long to wait before asking [`Schedule::due`] again.
     pub(super) fn wait(&self, now: u64) -> Duration {
-        let next = self.queue.peek().map_or(u64::MAX, |Reverse((slot, _))| *slot);
+        let next = self.queue.first().map_or(u64::MAX, |(slot, _)| *slot);
         Duration::from_millis(next.saturating_sub(now).min(LONGEST_WAIT))
     }
 
     fn plan_anew(&mut self, now: u64) {
-        let targets = self.rhythms.iter().zip(&self.last).enumerate();
-        self.queue =
-            targets.map(|(target, (rhythm, last))| Reverse((rhythm.next(now, *last), target))).collect();
+        self.queue.clear();
+        for (target, planned) in &mut self.targets {
+            planned.next = planned.rhythm.next(now, planned.last);
+            self.queue.insert((planned.next, *target));
+        }
     }
 }
 
@@ -196,7 +218,10 @@ mod tests {
 
     /// Runs a schedule of these intervals from `NOW` on, with the clock at each of `times`.
     fn run(rhythms: &[Rhythm], times: &[u64]) -> Vec<Due> {
-        let mut schedule = Schedule::new(rhythms.to_vec(), NOW);
+        let mut schedule = Schedule::new(NOW);
+        for (target, rhythm) in rhythms.iter().enumerate() {
+            schedule.add(target as Key, *rhythm, NOW);
+        }
         let mut found = Vec::new();
         for &now in times {
             while let Some(due) = schedule.due(now) {
@@ -240,6 +265,25 @@ mod tests {
         let found = run(&[rhythm], &[NOW + 30_000, NOW + 10_000, NOW + 30_000, NOW + 90_000]);
         let found: Vec<_> = found.iter().map(|due| due.slot - NOW).collect();
         assert_eq!(found, [30_000, 90_000]);
+    }
+
+    #[test]
+    fn targets_come_and_go_while_others_go_on() {
+        let [a, b] = [300, 500].map(|after| Rhythm { interval: 1_000, offset: (NOW + after) % 1_000 });
+        let mut schedule = Schedule::new(NOW);
+        schedule.add(1, a, NOW);
+        assert_eq!(schedule.due(NOW + 300).map(|due| due.slot), Some(NOW + 300));
+        schedule.add(2, b, NOW + 400);
+        assert_eq!(schedule.wait(NOW + 400), Duration::from_millis(100));
+        assert_eq!(schedule.remove(1), Some(NOW + 300));
+        let found: Vec<_> = (NOW + 400..NOW + 3_000).filter_map(|now| schedule.due(now)).collect();
+        let found: Vec<_> = found.iter().map(|due| (due.target, due.slot - NOW)).collect();
+        assert_eq!(found, [(2, 500), (2, 1_500), (2, 2_500)]);
+        // One that is planned anew in the middle of a slot it had has it no second time.
+        schedule.add(2, b, NOW + 2_400);
+        assert_eq!(schedule.due(NOW + 2_500), None);
+        assert_eq!(schedule.remove(2), Some(NOW + 2_500));
+        assert_eq!((schedule.remove(2), schedule.due(NOW + HOUR)), (None, None));
     }
 
     #[test]

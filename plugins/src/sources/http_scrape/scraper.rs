@@ -9,11 +9,9 @@ use prometheus_streams_core::event::{Attributes, Event};
 use prometheus_streams_core::values::Size;
 use tokio::time::Instant;
 
-pub(super) use super::before::Target;
 use super::content_type::{self, ContentTypeError};
-pub(super) use super::ingest::Memory;
-use super::ingest::{self, Counts, IngestError, Terms};
-use super::targets;
+use super::ingest::{self, Counts, IngestError, Memory, Terms};
+use super::targets::Target;
 use crate::exposition::Format;
 use crate::support::http::{HttpError, Limits, MOST_REDIRECTS};
 use crate::support::scrape::{self, unix_millis};
@@ -45,7 +43,7 @@ struct Scraped {
 /// Scrapes a target for a slot. Whatever happens is an event. What is remembered of the target goes from one of its
 /// scrapes to the next.
 pub(super) async fn scrape(
-    target: &targets::Target,
+    target: &Target,
     memory: &mut Memory,
     slot: u64,
     sequence: u64,
@@ -72,13 +70,7 @@ pub(super) async fn scrape(
 }
 
 /// The scrape of a target that is not to be asked, for this reason: it has failed.
-pub(super) fn refuse(
-    target: &targets::Target,
-    slot: u64,
-    sequence: u64,
-    now: SystemTime,
-    reason: &str,
-) -> Event {
+pub(super) fn refuse(target: &Target, slot: u64, sequence: u64, now: SystemTime, reason: &str) -> Event {
     let mut attributes = target.facts(slot, sequence, Duration::ZERO);
     target.report(Counts::default(), &mut attributes);
     attributes.insert(scrape::ERROR, reason);
@@ -86,13 +78,13 @@ pub(super) fn refuse(
 }
 
 /// The event that says that a target is gone.
-pub(super) fn tombstone(target: &targets::Target, slot: u64, sequence: u64, now: SystemTime) -> Event {
+pub(super) fn tombstone(target: &Target, slot: u64, sequence: u64, now: SystemTime) -> Event {
     let mut attributes = target.facts(slot, sequence, Duration::ZERO);
     attributes.insert(scrape::TOMBSTONE, "true");
     Event { timestamp: now, labels: target.labels.clone(), attributes, body: Bytes::new() }
 }
 
-impl targets::Target {
+impl Target {
     /// The body of the answer, and the `Content-Type` that it is said to be of.
     async fn ask(&self) -> Result<(Bytes, Option<HeaderValue>), ScrapeError> {
         let mut request = Request::new(Bytes::new());

@@ -10,6 +10,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use prometheus_streams_core::delivery::{Delivery, Outcome};
 use prometheus_streams_core::event::Event;
+use prometheus_streams_core::metrics::Metrics;
+use prometheus_streams_core::stage::Clock;
 use prometheus_streams_core::testing::{self, Inlet, pipe, until};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -134,7 +136,6 @@ async fn the_request_is_that_of_prometheus() {
     for line in [
         "get /metrics http/1.1".to_owned(),
         format!("host: {}", server.address),
-        "accept: text/plain;version=0.0.4;q=0.5,*/*;q=0.1".to_owned(),
         "accept-encoding: gzip".to_owned(),
         "x-prometheus-scrape-timeout-seconds: 0.5".to_owned(),
         format!("user-agent: prometheus-streams/{}", env!("CARGO_PKG_VERSION")),
@@ -142,6 +143,7 @@ async fn the_request_is_that_of_prometheus() {
     ] {
         assert!(request.lines().any(|found| found == line), "{line:?} is not in {request}");
     }
+    assert!(request.contains("\naccept: application/openmetrics-text;version=1.0.0"), "{request}");
     rig.stop().await;
 }
 
@@ -183,16 +185,19 @@ async fn whatever_a_target_does_wrong_is_an_event_that_says_so() {
         (Answer::complete("204 No Content", &[], ""), "status 204 No Content"),
         (
             Answer::complete("200 OK", &html, "<html>"),
-            "the content type \"text/html; charset=utf-8\" is not a metrics format",
+            "the content type \"text/html; charset=utf-8\" is not a metrics format, and there is no fallback_scrape_protocol",
         ),
         (Answer::Last(Bytes::new()), "broken answer: connection closed before message completed"),
         (Answer::Stall(Bytes::new()), "timed out after 200ms"),
         (Answer::Stall(Answer::head(&["Content-Type: text/plain"])), "timed out after 200ms"),
         (
             Answer::Endless(Answer::head(&["Content-Type: text/plain"]), Bytes::from(vec![b'#'; 8192])),
-            "body larger than 64KiB",
+            "body_size_limit exceeded (limit: 64KiB)",
         ),
-        (Answer::complete("200 OK", &packed, gzip(&vec![b'#'; 100 << 20])), "body larger than 64KiB"),
+        (
+            Answer::complete("200 OK", &packed, gzip(&vec![b'#'; 100 << 20])),
+            "body_size_limit exceeded (limit: 64KiB)",
+        ),
         (
             Answer::complete("200 OK", &packed, "this is not gzip"),
             "cannot decompress the body: invalid gzip header",
@@ -207,12 +212,14 @@ async fn whatever_a_target_does_wrong_is_an_event_that_says_so() {
 }
 
 #[tokio::test]
-async fn a_scrape_may_be_packed_and_need_not_name_its_type() {
+async fn a_scrape_may_be_packed_and_must_name_its_type() {
     let packed = ["Content-Type: text/plain", "Content-Encoding: gzip"];
     assert_eq!(event_of(Answer::complete("200 OK", &packed, gzip(b"up 1\n"))).await.body, "up 1\n");
     let nameless = event_of(Answer::complete("200 OK", &[], "up 1\n")).await;
-    assert_eq!((nameless.body.as_ref(), scrape::is_up(&nameless)), (&b"up 1\n"[..], true));
-    assert_eq!(nameless.attributes.get(scrape::CONTENT_TYPE), None);
+    let error =
+        "the target does not say the content type of its answer, and there is no fallback_scrape_protocol";
+    assert_eq!(nameless.attributes.get(scrape::ERROR), Some(error));
+    assert!(nameless.body.is_empty());
 }
 
 #[tokio::test]
@@ -226,7 +233,7 @@ async fn a_type_can_be_assumed_where_the_target_names_a_wrong_one() {
     let event = rig.event().await;
     assert_eq!(
         (event.body.as_ref(), event.attributes.get(scrape::CONTENT_TYPE)),
-        (&b"up 1\n"[..], Some("text/plain"))
+        (&b"up 1\n"[..], Some("text/plain;version=0.0.4"))
     );
     rig.stop().await;
 }
@@ -461,11 +468,14 @@ fn targets_inherit_interval_and_timeout() {
         { "url": "http://own/", "interval": "2m", "timeout": "1m" },
     ]}}});
     let config = serde_json::from_value::<HttpScrapeConfig>(config).unwrap();
-    let targets = config.targets("tester").unwrap();
-    let paces: Vec<_> =
-        targets.iter().map(|target| (target.rhythm.interval(), target.limits.timeout.as_millis())).collect();
+    let jobs: Vec<_> = config.jobs().unwrap().into_iter().map(Arc::new).collect();
+    let cx = testing::context("http_scrape");
+    let fleet = Fleet::new(&jobs, &cx.identity, Arc::new(PollerMetrics::new(&cx.metrics)), 0);
+    let mut paces: Vec<_> =
+        fleet.targets().map(|target| (target.rhythm.interval(), target.timeout.as_millis())).collect();
+    paces.sort();
     // Where the timeout is as long as the interval, the scrape ends before the next one begins.
-    assert_eq!(paces, [(30_000, 20_000), (5_000, 4_900), (120_000, 60_000)]);
+    assert_eq!(paces, [(5_000, 4_900), (30_000, 20_000), (120_000, 60_000)]);
 }
 
 #[test]

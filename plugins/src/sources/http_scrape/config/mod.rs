@@ -8,7 +8,6 @@ mod unsupported;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_streams_core::error::BuildError;
@@ -19,11 +18,8 @@ use serde::Deserialize;
 pub use self::jobs::{JobSettings, TargetEntry, TargetSettings};
 pub use self::prometheus::{Flag, PromDuration, PromSize, Text};
 pub use self::scrape_configs::{ScrapeConfig, StaticConfig};
-use super::discovery::DiscoverySettings;
 use super::job::{Job, Pace};
-use super::scraper::Target;
-use super::targets::Pool;
-use crate::support::http::{HttpClient, HttpClientSettings, Limits, MOST_REDIRECTS};
+use crate::support::http::{HttpClient, HttpClientSettings};
 
 /// As Prometheus has them.
 const DEFAULT_PACE: Pace = Pace { interval: Duration::from_secs(60), timeout: Duration::from_secs(10) };
@@ -125,37 +121,6 @@ impl HttpScrapeConfig {
             }
         }
         problems.or(())
-    }
-
-    /// All targets that stand in the settings, until the poller takes jobs.
-    ///
-    /// # Errors
-    /// Every mistake in the settings, each with its path.
-    pub(super) fn targets(&self, publisher: &str) -> Result<Vec<Target>, BuildError> {
-        let mut targets = Vec::new();
-        for job in self.jobs()? {
-            let job = Arc::new(job);
-            let mut pool = Pool::new(Arc::clone(&job), publisher.into());
-            for (index, discovery) in job.discoveries.iter().enumerate() {
-                if let DiscoverySettings::Static(groups) = discovery {
-                    pool.tell(index, Arc::new(groups.clone()));
-                }
-            }
-            targets.extend(pool.work_out().kept.into_iter().map(|target| Target {
-                labels: target.labels.clone(),
-                rhythm: target.rhythm,
-                uri: target.uri.clone(),
-                limits: Limits {
-                    timeout: target.timeout,
-                    max_body: job.limits.body_size,
-                    redirects: MOST_REDIRECTS,
-                },
-                client: job.client.clone(),
-                auth: None,
-                fallback_content_type: job.fallback_protocol.map(|_| "text/plain".to_owned()),
-            }));
-        }
-        Ok(targets)
     }
 
     fn defaults(&self, problems: &mut BuildError) -> Defaults {

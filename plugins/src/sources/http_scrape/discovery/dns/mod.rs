@@ -136,7 +136,9 @@ async fn run_with(
                 Ok(records) => {
                     teller.is_well(&name);
                     let groups = records.iter().filter_map(|record| group(&name, settings.port, record));
-                    let groups = groups.collect();
+                    let mut groups: Vec<_> = groups.collect();
+                    // Servers give the records in another order each time.
+                    groups.sort_by(|a, b| a.targets.cmp(&b.targets));
                     known.insert(name, groups);
                 }
                 Err(error) => teller.failed(&name, error),

@@ -11,9 +11,13 @@
 //! | `GET /metrics` | the metrics, in Prometheus' text format |
 //! | `GET /-/healthy` | 200 while the program runs |
 //! | `GET /-/ready` | 200, or 503 with a line `stage: reason` for each stage that does not do its work now |
+//! | `GET /api/v1/targets` | all targets that are scraped or were dropped, in Prometheus' JSON; `?state=active`, `dropped` or `any`, and `?scrapePool=JOB`, choose among them |
+//! | `GET /api/v1/scrape_pools` | the names of all jobs, in Prometheus' JSON |
 //! | `GET /api/v1/pipelines` | the pipelines, and whether they are paused |
 //! | `POST /api/v1/pipelines/NAME/pause` | takes no new events; also `resume`, and `flip` for the other state |
 //! | `PUT /api/v1/log-level` | sets the level of the log to the body: `debug`, or a filter as `info,hyper=debug` |
+
+mod targets;
 
 use async_trait::async_trait;
 use hyper::{Method, StatusCode, header};
@@ -28,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use self::targets::Selection;
 use crate::support::process;
 use crate::support::server::{self, Listen, Request, Response, Server};
 
@@ -98,6 +103,14 @@ async fn handle(control: Control, read_only: bool, request: Request) -> Response
             let pipelines: Vec<_> = control.pipelines().iter().map(state).collect();
             json(&json!({ "pipelines": pipelines }))
         }),
+        ["api", "v1", "targets"] if server::reads(request.method()) => {
+            let selection = Selection::parse(request.uri().query().unwrap_or_default());
+            json_apart(move || targets::targets(&control, &selection)).await
+        }
+        ["api", "v1", "scrape_pools"] if server::reads(request.method()) => {
+            json_apart(move || targets::scrape_pools(&control)).await
+        }
+        ["api", "v1", "targets" | "scrape_pools"] => server::method_not_allowed("GET, HEAD"),
         ["api", "v1", "pipelines", name, verb @ ("pause" | "resume" | "flip")] => {
             change(&request, &Method::POST)
                 .unwrap_or_else(|| steer(&control, &percent_decode_str(name).decode_utf8_lossy(), verb))
@@ -177,6 +190,14 @@ fn json(value: &Value) -> Response {
     server::answer(StatusCode::OK, "application/json", format!("{value}\n"))
 }
 
+/// An answer that may take a while to make, during which other work goes on.
+async fn json_apart(make: impl FnOnce() -> Value + Send + 'static) -> Response {
+    match tokio::task::spawn_blocking(move || json(&make())).await {
+        Ok(answer) => answer,
+        Err(error) => server::text(StatusCode::INTERNAL_SERVER_ERROR, error),
+    }
+}
+
 fn index(control: &Control) -> Response {
     let pipelines = control.pipelines();
     let pipelines = pipelines.iter().map(|pipeline| {
@@ -187,7 +208,7 @@ fn index(control: &Control) -> Response {
     let degraded = degraded
         .iter()
         .map(|(stage, reason)| format!("<li>degraded: {}: {}</li>", escaped(stage), escaped(reason)));
-    let links = ["metrics", "-/healthy", "-/ready", "api/v1/pipelines"]
+    let links = ["metrics", "-/healthy", "-/ready", "api/v1/targets", "api/v1/pipelines"]
         .map(|path| format!("<li><a href=\"{path}\">/{path}</a></li>"));
     let body = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>prometheus-streams</title></head>\n\
@@ -222,6 +243,7 @@ mod tests {
     struct Bench {
         address: SocketAddr,
         control: Control,
+        board: HealthBoard,
         stage: Health,
     }
 
@@ -239,7 +261,7 @@ mod tests {
                 let answer = move |request| handle(served.clone(), read_only, request);
                 server.serve("a test", answer, shutdown).await;
             });
-            Self { address, control, stage: board.stage("poller/nats") }
+            Self { address, control, stage: board.stage("poller/nats"), board }
         }
 
         async fn ask(&self, method: &str, path: &str, body: &'static str) -> hyper::Response<Bytes> {
@@ -339,6 +361,66 @@ mod tests {
             assert_eq!(bench.ask(method, path, "debug").await.status(), 403, "{path}");
         }
         assert_eq!(bench.ask("GET", "/api/v1/pipelines", "").await.status(), 200);
+    }
+
+    #[tokio::test]
+    async fn the_targets_of_all_sources_are_one_list() {
+        let bench = Bench::start().await;
+        let target = |pool: &str, x: u64| json!({ "scrapePool": pool, "x": x });
+        let reports = [
+            (
+                "b",
+                json!({
+                    "activeTargets": [target("z", 1), target("a", 2)],
+                    "droppedTargets": [target("z", 3)],
+                    "droppedTargetCounts": { "z": 2, "a": 0 },
+                }),
+            ),
+            (
+                "a",
+                json!({
+                    "activeTargets": [target("z", 4)], "droppedTargets": [], "droppedTargetCounts": { "z": 1 },
+                }),
+            ),
+        ];
+        for (stage, report) in reports {
+            bench.board.stage(stage).offer("targets", move || report.clone());
+        }
+        let ask = async |path: &str| -> Value {
+            let answer = bench.ask("GET", path, "").await;
+            assert_eq!(answer.headers()["content-type"], "application/json");
+            serde_json::from_slice(answer.body()).unwrap()
+        };
+        let (active, dropped) = ([target("a", 2), target("z", 4), target("z", 1)], [target("z", 3)]);
+        let counts = json!({ "z": 3, "a": 0 });
+        let all =
+            json!({ "activeTargets": active, "droppedTargets": dropped, "droppedTargetCounts": counts });
+        for (query, data) in [
+            ("", all.clone()),
+            ("?state=Any&other=x", all),
+            (
+                "?state=active",
+                json!({ "activeTargets": active, "droppedTargets": [], "droppedTargetCounts": null }),
+            ),
+            (
+                "?state=dropped&scrapePool=a",
+                json!({ "activeTargets": [], "droppedTargets": [], "droppedTargetCounts": counts }),
+            ),
+            (
+                "?scrapePool=z",
+                json!({ "activeTargets": active[1..], "droppedTargets": dropped, "droppedTargetCounts": counts }),
+            ),
+            (
+                "?state=none",
+                json!({ "activeTargets": [], "droppedTargets": [], "droppedTargetCounts": null }),
+            ),
+        ] {
+            let expected = json!({ "status": "success", "data": data });
+            assert_eq!(ask(&format!("/api/v1/targets{query}")).await, expected, "{query}");
+        }
+        let pools = json!({ "status": "success", "data": { "scrapePools": ["a", "z"] } });
+        assert_eq!(ask("/api/v1/scrape_pools").await, pools);
+        assert_eq!(bench.ask("POST", "/api/v1/targets", "").await.status(), 405);
     }
 
     #[tokio::test]
