@@ -34,6 +34,7 @@ pub mod transforms {
 
     pub mod age_filter;
     pub mod labeler;
+    pub mod relabel;
 }
 
 pub mod sinks {

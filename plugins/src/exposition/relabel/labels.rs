@@ -79,14 +79,14 @@ impl<'a> LabelSet<'a> {
         self.labels.iter().any(|label| label.name == name)
     }
 
-    /// Sets a label; an empty value removes it.
-    pub fn set(&mut self, name: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, str>>) {
-        let (name, value) = (name.into(), value.into());
+    /// Sets a label; an empty value removes it. The name is copied only where the label is new.
+    pub fn set(&mut self, name: &str, value: impl Into<Cow<'a, str>>) {
+        let value = value.into();
         if value.is_empty() {
-            self.remove(&name);
+            self.remove(name);
             return;
         }
-        match self.labels.binary_search_by(|label| label.name.cmp(&name)) {
+        match self.labels.binary_search_by(|label| label.name.as_ref().cmp(name)) {
             Ok(at) => {
                 let label = &mut self.labels[at];
                 label.value = value;
@@ -97,7 +97,7 @@ impl<'a> LabelSet<'a> {
             }
             Err(at) => {
                 self.sets += 1;
-                self.labels.insert(at, Label::new(name, value, self.sets));
+                self.labels.insert(at, Label::new(name.to_owned().into(), value, self.sets));
             }
         }
     }

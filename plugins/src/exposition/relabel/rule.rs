@@ -57,7 +57,7 @@ impl Rule {
                 match verdict {
                     Verdict::Keep => {}
                     Verdict::Drop => return false,
-                    Verdict::Set(name, value) => labels.set(name, value),
+                    Verdict::Set(name, value) => labels.set(&name, value),
                 }
             }
         }
@@ -78,14 +78,14 @@ impl Rule {
 }
 
 /// What an action makes of a value.
-enum Verdict {
+enum Verdict<'r> {
     Keep,
     Drop,
-    Set(String, String),
+    Set(Cow<'r, str>, String),
 }
 
 impl Action {
-    fn decide(&self, value: &str, labels: &LabelSet<'_>) -> Verdict {
+    fn decide(&self, value: &str, labels: &LabelSet<'_>) -> Verdict<'_> {
         let keep = |keep| if keep { Verdict::Keep } else { Verdict::Drop };
         match self {
             Self::Keep(pattern) => keep(pattern.is_match(value)),
@@ -93,21 +93,24 @@ impl Action {
             Self::KeepEqual { target } => keep(labels.get(target) == value),
             Self::DropEqual { target } => keep(labels.get(target) != value),
             Self::Replace { pattern, target, replacement } => replace(pattern, target, replacement, value),
-            Self::HashMod { modulus, target } => Verdict::Set(target.clone(), hash_mod(value, *modulus)),
-            Self::Lowercase { target } => Verdict::Set(target.clone(), case::lowercase(value)),
-            Self::Uppercase { target } => Verdict::Set(target.clone(), case::uppercase(value)),
+            Self::HashMod { modulus, target } => Verdict::Set(target.into(), hash_mod(value, *modulus)),
+            Self::Lowercase { target } => Verdict::Set(target.into(), case::lowercase(value)),
+            Self::Uppercase { target } => Verdict::Set(target.into(), case::uppercase(value)),
             Self::LabelMap { .. } | Self::LabelDrop(_) | Self::LabelKeep(_) => Verdict::Keep,
         }
     }
 }
 
 /// A target without a name is left alone.
-fn replace(pattern: &Pattern, target: &Template, replacement: &Template, value: &str) -> Verdict {
+fn replace<'r>(pattern: &Pattern, target: &'r Template, replacement: &Template, value: &str) -> Verdict<'r> {
     let (name, text) = match (target.as_text(), replacement.as_text()) {
-        (Some(name), Some(text)) if pattern.is_match(value) => (name.to_owned(), text.to_owned()),
+        (Some(name), Some(text)) if pattern.is_match(value) => (name.into(), text.to_owned()),
         (Some(_), Some(_)) => return Verdict::Keep,
-        _ => match pattern.captures(value) {
-            Some(groups) => (target.expand(&groups), replacement.expand(&groups)),
+        (name, _) => match pattern.captures(value) {
+            Some(groups) => {
+                let name = name.map_or_else(|| target.expand(&groups).into(), Cow::Borrowed);
+                (name, replacement.expand(&groups))
+            }
             None => return Verdict::Keep,
         },
     };
@@ -135,6 +138,6 @@ fn map_names(pattern: &Pattern, replacement: &Template, labels: &mut LabelSet<'_
         })
         .collect();
     for (name, value) in copies {
-        labels.set(name, value);
+        labels.set(&name, value);
     }
 }
