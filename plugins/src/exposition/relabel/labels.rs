@@ -80,8 +80,8 @@ impl<'a> LabelSet<'a> {
     }
 
     /// Sets a label; an empty value removes it. The name is copied only where the label is new.
-    pub fn set(&mut self, name: &str, value: impl Into<Cow<'a, str>>) {
-        let value = value.into();
+    pub fn set(&mut self, name: impl AsRef<str>, value: impl Into<Cow<'a, str>>) {
+        let (name, value) = (name.as_ref(), value.into());
         if value.is_empty() {
             self.remove(name);
             return;

@@ -33,6 +33,7 @@ pub struct RelabelSettings {
         deserialize_with = "text",
         skip_serializing_if = "is_default_separator"
     )]
+    #[schemars(extend("default" = ";"))]
     pub separator: String,
 
     /// What the value, or for the `label...` actions the name of each label, is matched against: a
@@ -59,10 +60,12 @@ pub struct RelabelSettings {
         deserialize_with = "text",
         skip_serializing_if = "is_default_replacement"
     )]
+    #[schemars(extend("default" = "$1"))]
     pub replacement: String,
 
     /// What the rule does.
     #[serde(default, skip_serializing_if = "RelabelAction::is_default")]
+    #[schemars(extend("default" = "replace"))]
     pub action: RelabelAction,
 }
 
@@ -232,7 +235,7 @@ impl RelabelSettings {
 }
 
 impl RelabelAction {
-    const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Replace,
         Self::Keep,
         Self::Drop,

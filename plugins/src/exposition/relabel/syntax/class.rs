@@ -45,7 +45,7 @@ fn item(reader: &mut Reader<'_>, class: &mut String) -> Result<(), String> {
     let escaped = reader.skip('\\');
     let high = character(reader, escaped)?;
     if high < low {
-        return Err(format!("the range at {:?} runs backwards", reader.around()));
+        return Err(format!("at {:?} a range runs backwards", reader.around()));
     }
     escape::write_range(low, high, class);
     Ok(())

@@ -29,7 +29,7 @@ pub(super) fn class(reader: &mut Reader<'_>) -> Result<Option<String>, String> {
 /// Reads the name of a Unicode class: `L`, `{Lu}`, `{Greek}`, `{^Greek}`.
 fn unicode(reader: &mut Reader<'_>, negated: bool) -> Result<String, String> {
     let name = if reader.skip('{') {
-        reader.until("}").ok_or_else(|| format!("{:?} is never closed", reader.around()))?.to_owned()
+        reader.until("}").ok_or_else(|| format!("at {:?} a {{ is never closed", reader.around()))?.to_owned()
     } else {
         reader.next().map(String::from).unwrap_or_default()
     };
@@ -55,7 +55,7 @@ fn unicode(reader: &mut Reader<'_>, negated: bool) -> Result<String, String> {
 /// When it is none of these.
 pub(super) fn character(reader: &mut Reader<'_>) -> Result<u32, String> {
     let unknown =
-        |reader: &Reader<'_>| format!("{:?} ends in an escape that RE2 does not have", reader.around());
+        |reader: &Reader<'_>| format!("at {:?} is an escape that RE2 does not have", reader.around());
     let c = reader.next().ok_or("it ends in a backslash")?;
     let number = match c {
         'a' => Some(0x07),

@@ -16,6 +16,10 @@ use reader::Reader;
 /// The most times that repetitions, one within the other, may repeat together; as in Go.
 const MAX_REPEAT: u32 = 1000;
 
+/// What Prometheus puts around a regex.
+const BEFORE: &str = "^(?s:";
+const AFTER: &str = ")$";
+
 /// A pattern for Rust's engine.
 #[derive(Debug)]
 pub(super) struct Translated {
@@ -30,9 +34,10 @@ pub(super) struct Translated {
 /// What is wrong with it in Go's eyes.
 pub(super) fn translate(pattern: &str) -> Result<Translated, String> {
     // The anchors are read as text too, for a pattern can break out of them, as `a)|(b` does.
-    let wrapped = format!("^(?s:{pattern})$");
+    let wrapped = format!("{BEFORE}{pattern}{AFTER}");
+    let shown = BEFORE.len()..BEFORE.len() + pattern.len();
     let mut translator = Translator {
-        reader: Reader::new(&wrapped),
+        reader: Reader::new(&wrapped, shown),
         flags: Flags::default(),
         out: String::with_capacity(2 * wrapped.len()),
         open: Vec::new(),
@@ -95,7 +100,7 @@ impl Translator<'_> {
             };
             match repetition {
                 Some(_) if after_repetition => {
-                    return Err(format!("a repetition follows another at {:?}", self.reader.around()));
+                    return Err(format!("at {:?} a repetition follows another", self.reader.around()));
                 }
                 Some((least, most)) => self.repetition(c, least, most)?,
                 None => self.construct(c)?,
@@ -184,7 +189,7 @@ impl Translator<'_> {
     /// Writes a repetition, lazy where a `?` or the flag `U` says so, and greedy where both do.
     fn repetition(&mut self, sign: char, least: u32, most: Option<u32>) -> Result<(), String> {
         let Some(atom) = &mut self.last else {
-            return Err(format!("there is nothing to repeat at {:?}", self.reader.around()));
+            return Err(format!("at {:?} there is nothing to repeat", self.reader.around()));
         };
         let lazy = self.reader.skip('?') != self.flags.lazy;
         if atom.is_repetition {
@@ -247,8 +252,8 @@ impl Translator<'_> {
                 }
                 Some(end @ (':' | ')')) if !needs_flag => return Ok(end == ')'),
                 _ => {
-                    let message = "begins a group of a kind that RE2 does not have";
-                    return Err(format!("{:?} {message}", self.reader.around()));
+                    let message = "begins a kind of group that RE2 does not have";
+                    return Err(format!("at {:?} {message}", self.reader.around()));
                 }
             };
             *flag = on;

@@ -1,14 +1,18 @@
 //! Goes through the text of a regex.
 
+use std::ops::Range;
+
 /// A place in a regex.
 pub(super) struct Reader<'p> {
     all: &'p str,
     rest: &'p str,
+    /// Where in all of it the part begins and ends that messages may show.
+    shown: Range<usize>,
 }
 
 impl<'p> Reader<'p> {
-    pub(super) fn new(pattern: &'p str) -> Self {
-        Self { all: pattern, rest: pattern }
+    pub(super) fn new(pattern: &'p str, shown: Range<usize>) -> Self {
+        Self { all: pattern, rest: pattern, shown }
     }
 
     pub(super) fn next(&mut self) -> Option<char> {
@@ -46,8 +50,9 @@ impl<'p> Reader<'p> {
 
     /// For messages: some characters up to this place.
     pub(super) fn around(&self) -> &'p str {
-        let read = &self.all[..self.all.len() - self.rest.len()];
-        let start = read.char_indices().rev().nth(9).map_or(0, |(at, _)| at);
+        let end = (self.all.len() - self.rest.len()).clamp(self.shown.start, self.shown.end);
+        let read = &self.all[self.shown.start..end];
+        let start = read.char_indices().rev().nth(19).map_or(0, |(at, _)| at);
         &read[start..]
     }
 
