@@ -16,6 +16,7 @@ mod laws;
 mod local_stream;
 mod nats;
 mod parts;
+mod proxies;
 mod push_gateway;
 mod side_by_side;
 mod support;
