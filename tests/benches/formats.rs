@@ -1,5 +1,12 @@
-//! What the formats cost on a real node_exporter scrape of 507 samples: the text format parsed and
-//! made canonical, the envelope of the stream written and read.
+//! What the formats cost on a real node_exporter scrape of 507 samples: text and OpenMetrics read, grouped
+//! into families and made canonical, the envelope of the stream written and read.
+//!
+//! `floor` is what the same bytes cost those who look at less: `line feeds` finds the end of every line with
+//! memchr, `utf-8` checks the encoding and nothing else. Both use wide registers, which the parsers do not
+//! without unsafe code. Where this was measured (one core of a cloud machine of 2025) `count samples` read
+//! text at 1.45 GB/s and OpenMetrics at 1.2 GB/s with all verdicts, a sixth and an eighth of the 9.5 GB/s at
+//! which line feeds are found, and 2.5 % of the 57 GB/s at which UTF-8 is checked; `parse` made families at a
+//! third of its speed. Compare ratios, not figures.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -8,31 +15,42 @@ use std::time::{Duration, SystemTime};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use prometheus_streams_core::event::Event;
-use prometheus_streams_plugins::exposition;
+use prometheus_streams_plugins::exposition::{self, Format, Mode};
 use prometheus_streams_plugins::support::envelope::{self, Limits};
 use prometheus_streams_plugins::support::scrape;
 
 const BODY: &[u8] = include_bytes!("../data/node_exporter.txt");
 
-fn text(c: &mut Criterion) {
-    let mut group = c.benchmark_group("text");
+/// The same scrape, as Prometheus' own encoder writes it in OpenMetrics.
+const OPENMETRICS: &[u8] = include_bytes!("../data/node_exporter.openmetrics.txt");
+
+fn floor(c: &mut Criterion) {
+    let mut group = c.benchmark_group("floor");
     group.throughput(Throughput::Bytes(BODY.len() as u64));
+    group.bench_function("line feeds", |b| {
+        b.iter(|| memchr::memchr_iter(b'\n', black_box(BODY)).fold(0, |sum, at| sum ^ at))
+    });
+    group.bench_function("utf-8", |b| b.iter(|| std::str::from_utf8(black_box(BODY)).is_ok()));
+    group.finish();
+}
+
+fn text(c: &mut Criterion) {
+    parsers(c, "text", Format::Text, BODY);
+}
+
+fn openmetrics(c: &mut Criterion) {
+    parsers(c, "openmetrics", Format::OpenMetrics, OPENMETRICS);
+}
+
+fn parsers(c: &mut Criterion, name: &str, format: Format, body: &[u8]) {
+    let parse = || exposition::parse(format, Mode::Compat, black_box(body)).unwrap();
+    let mut group = c.benchmark_group(name);
+    group.throughput(Throughput::Bytes(body.len() as u64));
     group.bench_function("count samples", |b| {
-        b.iter(|| exposition::count_samples(exposition::Format::Text, black_box(BODY)).unwrap())
+        b.iter(|| exposition::count_samples(format, black_box(body)).unwrap())
     });
-    group.bench_function("parse", |b| {
-        b.iter(|| {
-            exposition::parse(exposition::Format::Text, exposition::Mode::Compat, black_box(BODY)).unwrap()
-        })
-    });
-    group.bench_function("parse and make canonical", |b| {
-        b.iter(|| {
-            exposition::canonical(
-                exposition::parse(exposition::Format::Text, exposition::Mode::Compat, black_box(BODY))
-                    .unwrap(),
-            )
-        })
-    });
+    group.bench_function("parse", |b| b.iter(parse));
+    group.bench_function("parse and make canonical", |b| b.iter(|| exposition::canonical(parse())));
     group.finish();
 }
 
@@ -65,6 +83,6 @@ fn scrape_event() -> Event {
 criterion_group! {
     name = formats;
     config = Criterion::default().sample_size(50).measurement_time(Duration::from_secs(2));
-    targets = text, wire
+    targets = floor, text, openmetrics, wire
 }
 criterion_main!(formats);

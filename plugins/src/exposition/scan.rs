@@ -278,13 +278,27 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// A name that stood in quotes; it is valid UTF-8 and not empty.
-    pub(super) fn quoted_name(&self, quoted: Quoted) -> Result<Cow<'a, str>, ParseError> {
-        let name = self.slice(quoted.start, quoted.end)?;
-        if name.is_empty() {
-            return Err(self.fail(quoted.start - 1, "expected a name, found an empty one"));
+    /// A name that stood in quotes; `None` if it is empty or not UTF-8.
+    pub(super) fn quoted_name(&self, quoted: Quoted) -> Option<Cow<'a, str>> {
+        let range = quoted.start..quoted.end;
+        let name = match self.valid.get(range.clone()) {
+            Some(name) => name,
+            None => std::str::from_utf8(&self.body[range]).ok()?,
+        };
+        match name {
+            "" => None,
+            name if quoted.has_escapes => Some(unescape(name, true)),
+            name => Some(Cow::Borrowed(name)),
         }
-        Ok(if quoted.has_escapes { unescape(name, true) } else { Cow::Borrowed(name) })
+    }
+
+    /// The error that a quoted name is one that nothing can have.
+    #[cold]
+    pub(super) fn bad_name(&self, quoted: Quoted) -> ParseError {
+        match self.slice(quoted.start, quoted.end) {
+            Ok(_) => self.fail(quoted.start - 1, "expected a name, found an empty one"),
+            Err(error) => error,
+        }
     }
 
     /// Moves past the name in a line of metadata, which may stand in quotes if there are rules for them;
@@ -303,10 +317,10 @@ impl<'a> Scanner<'a> {
             }
             (Some(b'"'), Some(rules)) => {
                 let token = self.quoted("a quoted name", rules)?;
-                let name = match self.quoted_name(token) {
-                    Err(_) if !is_strict => None,
-                    name => Some(name?),
-                };
+                let name = self.quoted_name(token);
+                if name.is_none() && is_strict {
+                    return Err(self.bad_name(token));
+                }
                 Ok((name, self.bytes(token.start, token.end)))
             }
             _ => self.expected("a metric name"),

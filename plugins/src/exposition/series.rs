@@ -124,17 +124,18 @@ impl<'a> Labels<'a> {
             if metric.is_some() {
                 return Err(scan.fail(at, "expected '=', found a second metric name"));
             }
-            *metric = Some(scan.quoted_name(name)?);
+            *metric = Some(scan.quoted_name(name).ok_or_else(|| scan.bad_name(name))?);
             return Ok(());
         }
         let raw = self.value(scan, grammar)?;
         match (scan.quoted_name(name), grammar.bad_names) {
-            (Err(_), BadNames::Dropped) => {}
-            (Err(_), BadNames::OfEmptyValues) => {
+            (Some(name), _) => self.push(name, raw, at),
+            (None, BadNames::Refused) => return Err(scan.bad_name(name)),
+            (None, BadNames::Dropped) => {}
+            (None, BadNames::OfEmptyValues) => {
                 self.bad_names.push(self.list.len());
                 self.push(String::from_utf8_lossy(scan.bytes(name.start, name.end)), raw, at);
             }
-            (name, _) => self.push(name?, raw, at),
         }
         Ok(())
     }

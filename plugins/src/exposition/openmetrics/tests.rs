@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::exposition::{Format, Parser, count_samples};
+use proptest::prelude::*;
 
 fn read(body: &str) -> Result<Vec<Entry<'_>>, String> {
     let mut parser = Parser::new(Format::OpenMetrics, Mode::Compat, body.as_bytes());
@@ -145,5 +146,39 @@ fn strict_refuses_what_only_prometheus_takes() {
         assert!(refused, "{text:?}");
         let is_unit = text.contains("UNIT");
         assert_eq!(count_samples(Format::OpenMetrics, body).is_ok(), !is_unit, "{text:?}");
+    }
+}
+
+#[test]
+fn many_labels_take_time_in_proportion() {
+    let distinct: String = (0..300_000).map(|i| format!("l{},", i ^ 1)).collect();
+    let distinct = distinct.replace(',', "=\"\",");
+    let same = "a=\"b\",".repeat(300_000);
+    let empty = "\"\"=\"\",".repeat(300_000);
+    let exemplar = format!("a 1 # {{{same}}} 1\n# EOF\n");
+    for (labels, is_taken) in [(&distinct, true), (&same, false), (&empty, true)] {
+        let body = format!("a{{{labels}}} 1\n# EOF\n");
+        assert_eq!(count_samples(Format::OpenMetrics, body.as_bytes()).is_ok(), is_taken);
+    }
+    assert_eq!(count_samples(Format::OpenMetrics, exemplar.as_bytes()), Ok(1));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn nothing_panics_near_the_format(body in r#"([a{}"\\=,# \n1.e\x00]|# (HELP|TYPE|UNIT) a_s |# \{|# EOF\n?){0,30}"#) {
+        let body = body.as_bytes();
+        let counted = count_samples(Format::OpenMetrics, body);
+        let parsed = crate::exposition::parse(Format::OpenMetrics, Mode::Compat, body);
+        let parsed = parsed.map(|all| all.iter().map(|family| family.samples.len()).sum());
+        prop_assert_eq!(&counted, &parsed);
+        let strict = crate::exposition::parse(Format::OpenMetrics, Mode::Strict, body);
+        prop_assert!(counted.is_ok() || strict.is_err(), "the specification takes nothing that Prometheus does not");
+    }
+
+    #[test]
+    fn nothing_panics_far_from_it(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = count_samples(Format::OpenMetrics, &body);
     }
 }
