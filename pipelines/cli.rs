@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::classic::Role;
+use crate::parse::ParseArgs;
 
 /// Carries Prometheus scrapes between sites that cannot open ports to each other, over NATS JetStream.
 #[derive(Debug, Parser)]
@@ -17,7 +18,8 @@ pub(crate) struct Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 all went well; 64 the configuration or the command line is at fault; 1 the program is.
+Exit codes: 0 all went well; 64 the configuration or the command line is at fault; 1 the program is, or the
+body given to parse.
 
 Environment: PROMETHEUS_STREAMS__LOG__LEVEL=debug and the like override the configuration of run and check;
 RUST_LOG overrides log.level; NO_COLOR keeps colour out of the log.";
@@ -68,6 +70,8 @@ pub(crate) enum Command {
         #[arg(long, value_name = "ROLE")]
         only: Option<Role>,
     },
+    /// Judge a body of metrics: nothing said and 0 if it is right, FILE:LINE:COLUMN and 1 if not
+    Parse(ParseArgs),
     /// Not offered any more: says what to do instead
     #[command(hide = true)]
     Enroll {

@@ -5,6 +5,7 @@ mod classic;
 mod cli;
 mod docs;
 mod logging;
+mod parse;
 mod run;
 
 use std::fmt::Display;
@@ -27,6 +28,8 @@ pub(crate) enum Failure {
     Configuration(ConfigError),
     /// The program, or what it runs on.
     Program(BoxError),
+    /// The body that was to be judged; what is wrong with it and where.
+    Verdict(String),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +52,10 @@ fn main() -> ExitCode {
             eprintln!("prometheus-streams: {error}");
             ExitCode::FAILURE
         }
+        Err(Failure::Verdict(verdict)) => {
+            eprintln!("{verdict}");
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -61,13 +68,20 @@ fn obey(cli: &Cli) -> Result<(), Failure> {
         Command::Poller => run::classic(classic::Role::Poller, &cli.options),
         Command::Receiver => run::classic(classic::Role::Receiver, &cli.options),
         Command::Convert { file, only } => print(classic::convert(file, *only)?),
+        Command::Parse(args) => print_bytes(&parse::parse(args)?),
         Command::Enroll { .. } => Err(ConfigError::at("enroll", classic::NO_ENROLL).into()),
     }
 }
 
-/// Prints to standard output. A reader that has seen enough, as `head`, is no mistake of ours.
+/// Prints to standard output.
 fn print(text: impl Display) -> Result<(), Failure> {
-    match write!(std::io::stdout().lock(), "{text}") {
+    print_bytes(text.to_string().as_bytes())
+}
+
+/// Prints to standard output. A reader that has seen enough, as `head`, is no mistake of ours.
+fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    let mut output = std::io::stdout().lock();
+    match output.write_all(bytes).and_then(|()| output.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::Program(error.into())),
         _ => Ok(()),
     }

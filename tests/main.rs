@@ -15,6 +15,7 @@ mod kills;
 mod laws;
 mod local_stream;
 mod nats;
+mod parse;
 mod parts;
 mod proxies;
 mod push_gateway;

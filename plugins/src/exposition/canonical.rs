@@ -6,11 +6,16 @@
 //! missing `_sum`, drops a stray sample. A family that would not survive is therefore broken up:
 //! its series are sent as untyped families of their own names, and arrive as they were exposed.
 //! Only a missing `+Inf` bucket is left to the gateway, which makes it from `_count`.
+//!
+//! What came as OpenMetrics or protobuf is first put in the words of text: `unknown` is untyped, an `info` or
+//! `stateset` is a gauge, a counter is named as its samples are (`…_total`), `_created` is a gauge, the series
+//! of a `gaugehistogram` are untyped, and a native histogram is the classic one that came with it, or at
+//! least its `_count`, its `_sum` and the bucket of all. Exemplars and units go.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
-use super::encode::encode;
+use super::encode::{add_classic_forms, encode, spread};
 use super::float::parse_float;
 use super::model::{Family, LabelPair, MetricKind, is_plain_label_name, is_plain_metric_name};
 
@@ -53,13 +58,15 @@ pub fn canonical(families: Vec<Family<'_>>) -> Canonical {
     }
 }
 
-/// Rewrites families so that a Push Gateway takes each of them, alone or together: without
-/// timestamps and empty labels, labels sorted, series unique, families merged by name (the last
+/// Rewrites families of any format so that a Push Gateway takes each of them, alone or together: without
+/// timestamps, exemplars, units and empty labels, labels sorted, series unique, families merged by name (the last
 /// kind and help win) and broken up where the module's text says so.
-pub fn normalize(mut families: Vec<Family<'_>>) -> Normalized<'_> {
+pub fn normalize(families: Vec<Family<'_>>) -> Normalized<'_> {
+    let mut families: Vec<_> = families.into_iter().flat_map(plain).collect();
     let dropped = drop_unspeakable(&mut families);
     for sample in families.iter_mut().flat_map(|f| &mut f.samples) {
         sample.timestamp = None;
+        sample.exemplar = None;
         sample.labels.retain(|(_, value)| !value.is_empty());
         sample.labels.sort_unstable();
     }
@@ -72,6 +79,14 @@ pub fn normalize(mut families: Vec<Family<'_>>) -> Normalized<'_> {
     let mut families = shelf.families;
     families.retain(|family| !family.samples.is_empty());
     Normalized { families, duplicates, dropped }
+}
+
+/// The families that text has for one of any format.
+fn plain(mut family: Family<'_>) -> Vec<Family<'_>> {
+    add_classic_forms(&mut family);
+    family.histograms.clear();
+    family.unit = None;
+    spread(family)
 }
 
 fn drop_unspeakable(families: &mut [Family<'_>]) -> usize {
@@ -221,6 +236,7 @@ fn is_natural(value: f64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::model::{HistogramSample, NativeHistogram};
     use super::super::{Format, Mode, parse};
     use super::*;
 
@@ -301,6 +317,38 @@ mod tests {
             text(body),
             "# TYPE h_count counter\nh_count 2\n# TYPE h_bucket untyped\n\
              h_bucket{le=\"+Inf\"} 2\n# TYPE h_sum untyped\nh_sum 3\n"
+        );
+    }
+
+    #[test]
+    fn openmetrics_is_put_in_the_words_of_text() {
+        let body = "# TYPE c counter\n# HELP c Some.\n# UNIT c_s s\nc_total 1 17 # {a=\"b\"} 1\nc_created 5\n\
+            # TYPE i info\ni_info{v=\"1\"} 1\n# TYPE s stateset\ns{s=\"a\"} 1\n\
+            # TYPE g gaugehistogram\ng_bucket{le=\"+Inf\"} 2\ng_gcount 2\ng_gsum -1\n\
+            # TYPE h histogram\nh_bucket{le=\"+Inf\"} 1\nh_count 1\nh_sum 2\nh_created 3\n\
+            # TYPE u unknown\nu 1\n# EOF\n";
+        let all = canonical(parse(Format::OpenMetrics, Mode::Compat, body.as_bytes()).unwrap());
+        assert_eq!(
+            String::from_utf8(all.body).unwrap(),
+            "# HELP c_total Some.\n# TYPE c_total counter\nc_total 1\n\
+             # HELP c_created Some.\n# TYPE c_created gauge\nc_created 5\n\
+             # TYPE i_info gauge\ni_info{v=\"1\"} 1\n# TYPE s gauge\ns{s=\"a\"} 1\n\
+             # TYPE g_bucket untyped\ng_bucket{le=\"+Inf\"} 2\n# TYPE g_gcount untyped\ng_gcount 2\n\
+             # TYPE g_gsum untyped\ng_gsum -1\n\
+             # TYPE h histogram\nh_bucket{le=\"+Inf\"} 1\nh_count 1\nh_sum 2\n\
+             # TYPE h_created gauge\nh_created 3\n# TYPE u untyped\nu 1\n"
+        );
+    }
+
+    #[test]
+    fn a_native_histogram_leaves_its_classic_form() {
+        let mut family = Family::new("h", MetricKind::Histogram);
+        let value = NativeHistogram { count: 3.0, sum: 1.5, ..NativeHistogram::default() };
+        let labels = vec![("a".into(), "1".into())];
+        family.histograms.push(HistogramSample { labels, value, timestamp: Some(1), exemplars: Vec::new() });
+        assert_eq!(
+            String::from_utf8(canonical(vec![family]).body).unwrap(),
+            "# TYPE h histogram\nh_count{a=\"1\"} 3\nh_sum{a=\"1\"} 1.5\nh_bucket{a=\"1\",le=\"+Inf\"} 3\n"
         );
     }
 

@@ -14,12 +14,13 @@ use super::parser::Parser;
 /// Families come in the order of first appearance and hold their samples in the order of the body,
 /// also when the body mixes families. As in Prometheus, metadata may stand anywhere and the last
 /// `TYPE` and the last `HELP` of a name win. A series `x_count` belongs to `x` if that is a
-/// histogram or summary and `x_count` has no metadata of its own. Duplicate series are kept.
+/// histogram or summary and `x_count` has no metadata of its own; so does, in OpenMetrics, `x_total` to the
+/// counter `x`. Duplicate series are kept.
 ///
 /// # Errors
 /// Where the body is not of its format; then nothing of it is used.
 pub fn parse(format: Format, mode: Mode, body: &[u8]) -> Result<Vec<Family<'_>>, ParseError> {
-    let mut names = Names::default();
+    let mut names = Names { format, known: Vec::new(), by_name: HashMap::new(), last: 0 };
     let mut samples = Vec::new();
     let mut histograms = Vec::new();
     let mut parser = Parser::new(format, mode, body);
@@ -51,8 +52,8 @@ fn labels<'a>(parser: &Parser<'a>) -> Vec<LabelPair<'a>> {
 }
 
 /// Every name of a body, of families and of series, in the order of appearance.
-#[derive(Default)]
 struct Names<'a> {
+    format: Format,
     known: Vec<Known<'a>>,
     by_name: HashMap<Cow<'a, str>, usize>,
     last: usize,
@@ -98,14 +99,21 @@ impl<'a> Names<'a> {
         if own.is_declared {
             return index;
         }
-        ["_bucket", "_sum", "_count", "_gsum", "_gcount"]
-            .iter()
-            .find_map(|suffix| {
-                let base = *self.by_name.get(own.name.strip_suffix(suffix)?)?;
-                let has_suffix = self.known[base].kind.suffixes().contains(suffix);
-                has_suffix.then_some(base)
-            })
-            .unwrap_or(index)
+        let suffix = own.name.rfind('_').map_or("", |at| &own.name[at..]);
+        match self.by_name.get(&own.name[..own.name.len() - suffix.len()]) {
+            Some(base) if self.has_suffix(self.known[*base].kind, suffix) => *base,
+            _ => index,
+        }
+    }
+
+    fn has_suffix(&self, kind: MetricKind, suffix: &str) -> bool {
+        match (kind, suffix) {
+            (MetricKind::Counter, "_total")
+            | (MetricKind::Counter | MetricKind::Histogram | MetricKind::Summary, "_created") => {
+                self.format == Format::OpenMetrics
+            }
+            _ => kind.suffixes().contains(&suffix),
+        }
     }
 
     fn gather(

@@ -84,6 +84,17 @@ impl MetricKind {
         }
     }
 
+    /// The word in a `TYPE` line of OpenMetrics.
+    pub fn as_openmetrics_str(self) -> &'static str {
+        match self {
+            Self::Untyped => "unknown",
+            Self::GaugeHistogram => "gaugehistogram",
+            Self::Info => "info",
+            Self::StateSet => "stateset",
+            Self::Counter | Self::Gauge | Self::Histogram | Self::Summary => self.as_str(),
+        }
+    }
+
     /// The suffixes that this kind adds to the family name to name its series.
     pub fn suffixes(self) -> &'static [&'static str] {
         match self {

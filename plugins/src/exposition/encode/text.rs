@@ -2,20 +2,32 @@
 
 use std::io::Write;
 
-use super::float::write_float;
-use super::model::{Family, LabelPair, MetricKind, Sample, is_plain_label_name, is_plain_metric_name};
+use super::super::float::write_float;
+use super::super::model::{Family, LabelPair, MetricKind, Sample, is_plain_label_name, is_plain_metric_name};
+use super::spread::{add_classic_forms, is_of_text, spread};
 
 /// Appends the families to `out`: for each its `HELP`, its `TYPE` and its samples, with timestamps
-/// where they have one. What [`super::parse`] gave comes back from it unchanged.
+/// where they have one. What [`super::super::parse`] gave for text comes back from it unchanged; families of
+/// other formats are [`spread`] first, and native histograms are written in classic form.
 pub fn encode(families: &[Family<'_>], out: &mut Vec<u8>) {
     for family in families {
-        if let Some(help) = &family.help {
-            encode_help(&family.name, help, out);
+        if is_of_text(family) {
+            encode_family(family, out);
+            continue;
         }
-        encode_type(&family.name, family.kind, out);
-        for sample in &family.samples {
-            encode_sample(sample, out);
-        }
+        let mut family = family.clone();
+        add_classic_forms(&mut family);
+        spread(family).iter().for_each(|family| encode_family(family, out));
+    }
+}
+
+fn encode_family(family: &Family<'_>, out: &mut Vec<u8>) {
+    if let Some(help) = &family.help {
+        encode_help(&family.name, help, out);
+    }
+    encode_type(&family.name, family.kind, out);
+    for sample in &family.samples {
+        encode_sample(sample, out);
     }
 }
 
@@ -37,7 +49,8 @@ pub fn encode_type(name: &str, kind: MetricKind, out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-fn encode_meta_name(name: &str, out: &mut Vec<u8>) {
+/// Appends a name as it stands in metadata: quoted if it must be.
+pub(super) fn encode_meta_name(name: &str, out: &mut Vec<u8>) {
     if is_plain_metric_name(name) {
         out.extend_from_slice(name.as_bytes());
     } else {
@@ -47,6 +60,18 @@ fn encode_meta_name(name: &str, out: &mut Vec<u8>) {
 
 /// Appends the line of one sample to `out`.
 pub fn encode_sample(sample: &Sample<'_>, out: &mut Vec<u8>) {
+    encode_series(sample, out);
+    out.push(b' ');
+    write_float(out, sample.value);
+    // Text has no negative timestamps; Prometheus would refuse the page. Writing to a Vec cannot fail.
+    if let Some(timestamp) = sample.timestamp.filter(|millis| *millis >= 0) {
+        let _ = write!(out, " {timestamp}");
+    }
+    out.push(b'\n');
+}
+
+/// Appends the name and the labels of a sample to `out`.
+pub(super) fn encode_series(sample: &Sample<'_>, out: &mut Vec<u8>) {
     let has_plain_name = is_plain_metric_name(&sample.name);
     if has_plain_name {
         out.extend_from_slice(sample.name.as_bytes());
@@ -59,16 +84,10 @@ pub fn encode_sample(sample: &Sample<'_>, out: &mut Vec<u8>) {
         encode_labels(&sample.labels, !has_plain_name, out);
         out.push(b'}');
     }
-    out.push(b' ');
-    write_float(out, sample.value);
-    // Text has no negative timestamps; Prometheus would refuse the page. Writing to a Vec cannot fail.
-    if let Some(timestamp) = sample.timestamp.filter(|millis| *millis >= 0) {
-        let _ = write!(out, " {timestamp}");
-    }
-    out.push(b'\n');
 }
 
-fn encode_labels(labels: &[LabelPair<'_>], mut comma: bool, out: &mut Vec<u8>) {
+/// Appends labels without their braces; `comma` if something stands before them.
+pub(super) fn encode_labels(labels: &[LabelPair<'_>], mut comma: bool, out: &mut Vec<u8>) {
     for (name, value) in labels {
         if std::mem::replace(&mut comma, true) {
             out.push(b',');
@@ -90,7 +109,7 @@ fn encode_quoted(text: &str, out: &mut Vec<u8>) {
 }
 
 /// Appends `text` with a backslash before each of the `special` bytes.
-fn escape(text: &str, special: &[u8], out: &mut Vec<u8>) {
+pub(super) fn escape(text: &str, special: &[u8], out: &mut Vec<u8>) {
     let mut rest = text.as_bytes();
     while let Some(at) = rest.iter().position(|byte| special.contains(byte)) {
         out.extend_from_slice(&rest[..at]);

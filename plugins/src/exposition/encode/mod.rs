@@ -1,0 +1,22 @@
+//! Families, written in each of the formats.
+//!
+//! [`encode`] writes text 0.0.4, [`encode_openmetrics`] OpenMetrics 1.0, [`encode_protobuf`] delimited
+//! protobuf, and [`encode_json`] a document for people and scripts. What [`super::parse`] gave from a tidy
+//! body of the same format comes back unchanged. What another format has no word for is written in the
+//! nearest form that keeps every series and its value: see [`spread`] for the types of OpenMetrics;
+//! exemplars and units go where there is no place for them; a native histogram goes to text as its classic form.
+
+mod json;
+mod metrics;
+mod openmetrics;
+mod protobuf;
+mod spread;
+#[cfg(test)]
+mod tests;
+mod text;
+
+pub use json::encode_json;
+pub use openmetrics::encode_openmetrics;
+pub use protobuf::encode_protobuf;
+pub(super) use spread::{add_classic_forms, spread};
+pub use text::{encode, encode_help, encode_sample, encode_type};
