@@ -1,5 +1,6 @@
 //! Whether every body of the [`table`]s gets its verdict, and properties that hold for every body.
 
+mod sets;
 mod table;
 
 use super::*;
