@@ -53,6 +53,18 @@ pub fn round_trip(families: &[Family<'_>]) {
     assert_eq!(text(&back.expect("what was encoded is text")), text(families));
 }
 
+/// What was parsed from any format can be written as OpenMetrics with all its samples; the page written from that
+/// is the same.
+pub fn openmetrics(families: &[Family<'_>]) {
+    let mut page = Vec::new();
+    exposition::encode_openmetrics(families, &mut page);
+    let back = exposition::parse(Format::OpenMetrics, Mode::Compat, &page);
+    let back = back.expect("what was encoded is OpenMetrics");
+    let mut again = Vec::new();
+    exposition::encode_openmetrics(&back, &mut again);
+    assert_eq!(String::from_utf8_lossy(&again), String::from_utf8_lossy(&page));
+}
+
 /// How many samples and native histograms there are.
 pub fn samples(families: &[Family<'_>]) -> usize {
     families.iter().map(|family| family.samples.len() + family.histograms.len()).sum()
