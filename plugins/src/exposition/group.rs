@@ -9,6 +9,12 @@ use super::format::{Format, Mode};
 use super::model::{Family, HistogramSample, LabelPair, MetricKind, Sample};
 use super::parser::Parser;
 
+/// How many bytes there are for each sample of an ordinary body.
+const TYPICAL_SAMPLE: usize = 100;
+
+/// How many bytes there are for each family of an ordinary body.
+const TYPICAL_FAMILY: usize = 200;
+
 /// Parses a whole body.
 ///
 /// Families come in the order of first appearance and hold their samples in the order of the body,
@@ -20,8 +26,11 @@ use super::parser::Parser;
 /// # Errors
 /// Where the body is not of its format; then nothing of it is used.
 pub fn parse(format: Format, mode: Mode, body: &[u8]) -> Result<Vec<Family<'_>>, ParseError> {
-    let mut names = Names { format, known: Vec::new(), by_name: HashMap::new(), last: 0 };
-    let mut samples = Vec::new();
+    // As much as a body of its size has, roughly: to grow step by step would cost more.
+    let families = body.len() / TYPICAL_FAMILY;
+    let (known, by_name) = (Vec::with_capacity(families), HashMap::with_capacity(families));
+    let mut names = Names { format, known, by_name, last: 0 };
+    let mut samples = Vec::with_capacity(body.len() / TYPICAL_SAMPLE);
     let mut histograms = Vec::new();
     let mut parser = Parser::new(format, mode, body);
     while let Some(entry) = parser.next_entry()? {
