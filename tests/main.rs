@@ -19,5 +19,6 @@ mod parse;
 mod parts;
 mod proxies;
 mod push_gateway;
+mod scraping;
 mod side_by_side;
 mod support;

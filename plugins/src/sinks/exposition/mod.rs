@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::entry::Entry;
 use self::store::{Store, StoreMetrics};
-use crate::exposition::{apply_target_labels, is_plain_label_name};
+use crate::exposition::{Family, apply_target_labels, is_plain_label_name};
 use crate::support::server::{self, Listen, Request, Response, Server};
 use crate::support::{report, scrape};
 
@@ -151,6 +151,7 @@ impl Sink for Exposition {
         }
         let (mut families, readable) = report::families(&event);
         apply_target_labels(&mut families, &labels, scrape::honors_labels(&event));
+        keep_away(&mut families);
         let entry = Entry::new(event.timestamp, &families);
         self.store.put(event.labels.clone(), entry).map_err(SendError::permanent)?;
         readable.map_err(SendError::permanent)
@@ -201,6 +202,18 @@ async fn respond(store: Arc<Store>, path: Arc<str>, request: Request) -> Respons
 fn reads_quotes(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     accepted.into_iter().any(|value| value.contains("escaping=allow-utf-8"))
+}
+
+/// Names without a value the labels that a reader would otherwise give every sample that lacks them: those of the
+/// page itself.
+fn keep_away(families: &mut [Family<'_>]) {
+    for sample in families.iter_mut().flat_map(|family| &mut family.samples) {
+        for name in [scrape::INSTANCE, scrape::JOB] {
+            if !sample.labels.iter().any(|(own, _)| own == name) {
+                sample.labels.push((name.into(), "".into()));
+            }
+        }
+    }
 }
 
 /// The labels of a target that are not empty. They come from far away, and one that Prometheus does not
