@@ -53,7 +53,8 @@ mod verdicts;
 
 pub use canonical::{Canonical, Normalized, canonical, normalize};
 pub use encode::{
-    encode, encode_help, encode_json, encode_openmetrics, encode_protobuf, encode_sample, encode_type,
+    as_text, encode, encode_help, encode_json, encode_openmetrics, encode_protobuf, encode_sample,
+    encode_type,
 };
 pub use entry::{Entry, Label};
 pub use error::{ParseError, Place};

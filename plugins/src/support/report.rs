@@ -24,7 +24,7 @@ pub enum Unreadable {
 
 const TEXT: &str = "text format 0.0.4";
 
-/// The families of a scrape, without the labels of its target, and whether the body could be read. If
+/// The families of a scrape in the types of text format 0.0.4, without the labels of its target, and whether the body could be read. If
 /// not, they are those of a failed scrape, as for a Prometheus that scrapes such a target: `up 0`.
 ///
 /// The report comes first: `up`, `scrape_duration_seconds`, `scrape_samples_scraped`,
@@ -227,11 +227,38 @@ mod tests {
     }
 
     #[test]
+    fn the_other_formats_land_as_text_has_them() {
+        let mut openmetrics = event(
+            "# TYPE c counter\nc_total 1 # {t=\"x\"} 1\nc_created 2\n# TYPE i info\ni_info{v=\"1\"} 1\n\
+             # TYPE u unknown\nu 3\n# EOF\n",
+        );
+        let content_type = "application/openmetrics-text; version=1.0.0";
+        openmetrics.attributes.insert(scrape::CONTENT_TYPE, content_type);
+        let (text, readable) = page(&openmetrics);
+        assert_eq!(readable, Ok(()));
+        for line in [
+            "# TYPE c_total counter\nc_total 1\n",
+            "# TYPE c_created gauge\nc_created 2\n",
+            "# TYPE i_info gauge\ni_info{v=\"1\"} 1\n",
+            "# TYPE u untyped\nu 3\n",
+        ] {
+            assert!(text.contains(line), "{line} is not in {text}");
+        }
+        assert!(!text.contains("# {") && !text.contains("EOF"), "{text}");
+        openmetrics.body = "c_total 1\n".into();
+        let error = page(&openmetrics).1.unwrap_err();
+        assert!(error.starts_with("cannot read the scrape as OpenMetrics: line 2"), "{error}");
+    }
+
+    #[test]
     fn our_own_series_win_over_scraped_ones() {
         let body =
             "# HELP up Theirs.\n# TYPE up histogram\nup_sum 3\nup_count 3\nup{job=\"a\"} 4\nup{b=\"\"} 5\n";
         let (page, _) = page(&event(body));
-        assert!(page.contains("# TYPE up gauge\nup_sum 3\nup_count 3\nup{job=\"a\"} 4\n"), "{page}");
+        assert!(
+            page.contains("# TYPE up gauge\nup{job=\"a\"} 4\n") && page.contains("\nup_sum 3\n"),
+            "{page}"
+        );
         assert!(page.contains("up 1\n") && !page.contains("Theirs") && !page.contains(" 5\n"), "{page}");
     }
 }

@@ -20,3 +20,14 @@ pub use openmetrics::encode_openmetrics;
 pub use protobuf::encode_protobuf;
 pub(super) use spread::{add_classic_forms, spread};
 pub use text::{encode, encode_help, encode_sample, encode_type};
+
+use super::model::Family;
+
+/// The families that text has for these, each of which can then be written by itself; see the module's text.
+pub fn as_text(families: Vec<Family<'_>>) -> Vec<Family<'_>> {
+    let with_classic_forms = families.into_iter().map(|mut family| {
+        add_classic_forms(&mut family);
+        family
+    });
+    with_classic_forms.flat_map(spread).collect()
+}

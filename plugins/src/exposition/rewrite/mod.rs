@@ -25,16 +25,19 @@
 //! ```
 
 mod edits;
+mod families;
 mod series;
 #[cfg(test)]
 mod tests;
 
 pub use self::edits::Edits;
+pub use self::families::relabel_protobuf;
 pub use self::series::{Exposed, Fate, Relabeling, Unfit};
 
 use super::entry::Entry;
 use super::error::ParseError;
 use super::format::{Format, Mode};
+use super::group::parse;
 use super::model::MetricKind;
 use super::parser::Parser;
 use super::relabel::LabelSet;
@@ -64,12 +67,16 @@ pub fn relabel(
     let mut edits = Edits::new(body);
     let mut set = LabelSet::new();
     let mut kind = MetricKind::Untyped;
+    let mut has_changed = false;
     while let Some(entry) = parser.next_entry()? {
         match entry {
             Entry::Type { kind: named, .. } => kind = named,
-            Entry::Sample { name, .. } => {
+            Entry::Sample { name, .. } | Entry::Histogram { name, .. } => {
                 let exposed = Exposed { name: &name, labels: parser.labels(), kind };
-                match relabeling.judge(exposed, &mut set)? {
+                let fate = relabeling.judge(exposed, &mut set)?;
+                has_changed |= fate != Fate::Kept;
+                match fate {
+                    _ if format == Format::Protobuf => {}
                     Fate::Kept => {}
                     Fate::Dropped => edits.remove(parser.line()),
                     Fate::Changed => {
@@ -77,8 +84,11 @@ pub fn relabel(
                     }
                 }
             }
-            Entry::Histogram { .. } | Entry::Help { .. } | Entry::Unit { .. } => {}
+            Entry::Help { .. } | Entry::Unit { .. } => {}
         }
     }
-    Ok(edits.finish())
+    match format {
+        Format::Protobuf if has_changed => relabel_protobuf(body, relabeling, i64::MAX).map(Some),
+        _ => Ok(edits.finish()),
+    }
 }

@@ -1,5 +1,5 @@
-use super::super::relabel::Rule;
-use super::super::relabel::{RelabelSettings, compile};
+use super::super::relabel::{RelabelSettings, Rule, compile};
+use super::super::{encode, encode_protobuf};
 use super::*;
 
 const TARGET: [(&str, &str); 2] = [("instance", "i"), ("job", "j")];
@@ -100,4 +100,44 @@ fn a_series_that_is_none_fails_the_scrape() {
     assert_eq!(text("a 1\n", all), "", "a series without any label is dropped");
     let error = rewritten(Format::Text, "a 1\nb b\n", DROP, false).unwrap_err();
     assert!(error.starts_with("line 2, column 3"), "{error}");
+}
+
+/// A body in protobuf, relabelled, and shown as text.
+fn protobuf(body: &str, rules: &str) -> String {
+    let families = parse(Format::Text, Mode::Compat, body.as_bytes()).unwrap();
+    let mut body = Vec::new();
+    encode_protobuf(&families, &mut body);
+    let rules = self::rules(rules);
+    let relabeling = Relabeling { target: &TARGET, honor_labels: false, rules: &rules };
+    let rewritten = relabel(Format::Protobuf, &body, &relabeling).unwrap().unwrap_or(body);
+    let mut text = Vec::new();
+    encode(&parse(Format::Protobuf, Mode::Compat, &rewritten).unwrap(), &mut text);
+    String::from_utf8(text).unwrap()
+}
+
+const HISTOGRAM: &str = "# TYPE h histogram\nh_count{a=\"1\"} 2\nh_sum{a=\"1\"} 3\n\
+    h_bucket{a=\"1\",le=\"1.0\"} 1\nh_bucket{a=\"1\",le=\"+Inf\"} 2\n";
+
+#[test]
+fn protobuf_is_relabelled_as_well() {
+    let body = format!("# TYPE b counter\nb 1\n{HISTOGRAM}# TYPE c counter\nc{{job=\"own\"}} 4\n");
+    assert_eq!(protobuf(&body, DROP), format!("{HISTOGRAM}# TYPE c counter\nc{{exported_job=\"own\"}} 4\n"));
+    let whole = r#"[{"source_labels":["a"],"target_label":"b","replacement":"${1}!"}]"#;
+    let expected = HISTOGRAM.replace("a=\"1\"", "a=\"1\",b=\"1!\"");
+    assert_eq!(protobuf(HISTOGRAM, whole), expected);
+}
+
+#[test]
+fn a_metric_whose_series_part_is_none_any_more() {
+    let part = r#"[{"source_labels":["__name__"],"regex":"h_sum","action":"drop"}]"#;
+    let text = protobuf(HISTOGRAM, part);
+    assert!(!text.contains("histogram") && !text.contains("h_sum"), "{text}");
+    for line in
+        ["h_count{a=\"1\"} 2\n", "h_bucket{a=\"1\",le=\"1.0\"} 1\n", "h_bucket{a=\"1\",le=\"+Inf\"} 2\n"]
+    {
+        assert!(text.contains(line), "{line} is not in {text}");
+    }
+    let renamed =
+        r#"[{"source_labels":["__name__"],"regex":"h_count","target_label":"__name__","replacement":"n"}]"#;
+    assert!(protobuf(HISTOGRAM, renamed).contains("# TYPE n untyped\nn{a=\"1\"} 2\n"));
 }

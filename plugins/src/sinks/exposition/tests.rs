@@ -345,7 +345,7 @@ impl SinkBench for Laws {
         let mut page = Vec::new();
         let store = self.0.lock().unwrap().clone().unwrap();
         store.write_page(false, &mut page).unwrap();
-        let start = format!("x{{thing=\"{thing}\"}} ");
+        let start = format!("x{{thing=\"{thing}\",instance=\"\",job=\"\"}} ");
         let page = String::from_utf8(page).unwrap();
         page.lines().filter_map(|line| line.strip_prefix(&start)?.parse().ok()).collect()
     }

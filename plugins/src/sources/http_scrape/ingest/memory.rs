@@ -48,7 +48,7 @@ impl Key {
     }
 }
 
-/// The hashes are hashes already.
+/// What is hashed here is a hash already.
 #[derive(Default)]
 struct AsItIs(u64);
 
@@ -64,7 +64,8 @@ impl Hasher for AsItIs {
     }
 
     fn write_u64(&mut self, number: u64) {
-        self.0 = number;
+        // The lowest bits of a key are no part of its hash.
+        self.0 = number ^ number >> 32;
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) use self::memory::Memory;
 use self::memory::{Step, Tally, Walk};
 use super::job::{Job, ScrapeLimits};
 use crate::exposition::relabel::LabelSet;
-use crate::exposition::rewrite::{Edits, Exposed, Fate, Relabeling, Unfit};
+use crate::exposition::rewrite::{Edits, Exposed, Fate, Relabeling, RewriteError, Unfit, relabel_protobuf};
 use crate::exposition::{Entry, Format, MetricKind, Mode, ParseError, Parser};
 use crate::support::scrape::PUBLISHER;
 
@@ -42,6 +42,8 @@ pub(super) enum IngestError {
     Unfit(#[from] Unfit),
     #[error(transparent)]
     LabelLimit(#[from] LabelLimit),
+    #[error(transparent)]
+    Rewrite(#[from] RewriteError),
     #[error("sample limit exceeded")]
     SampleLimit,
 }
@@ -102,11 +104,16 @@ pub(super) fn ingest(
     }
     let mut pass = Pass::new(format, body, *terms, memory, now);
     let result = pass.run();
+    let (latest, is_rewritten) = (pass.latest, pass.has_changed && format == Format::Protobuf);
     let Tally { added, duplicates, over_limit } = pass.walk.end(terms.limits.samples, result.is_err());
     let counts = Counts { scraped: pass.scraped, kept: pass.kept, added, duplicates };
     let changed = match result {
         Err(error) => return (counts, Err(error)),
         Ok(()) if over_limit => return (counts, Err(IngestError::SampleLimit)),
+        Ok(()) if is_rewritten => match relabel_protobuf(body, &terms.relabeling, latest) {
+            Ok(rewritten) => Some(rewritten),
+            Err(error) => return (counts, Err(error.into())),
+        },
         Ok(()) => pass.edits.finish(),
     };
     (counts, Ok(changed.map_or_else(|| body.clone(), Bytes::from)))
@@ -139,7 +146,11 @@ impl<'a, 'm> Pass<'a, 'm> {
             parser: Parser::new(format, Mode::Compat, body),
             terms,
             looks_at_labels: !terms.relabeling.rules.is_empty() || limits::limits_labels(terms.limits),
-            latest: i64::try_from(now.saturating_add(most_ahead)).unwrap_or(i64::MAX),
+            latest: if terms.honor_timestamps {
+                i64::try_from(now.saturating_add(most_ahead)).unwrap_or(i64::MAX)
+            } else {
+                i64::MAX
+            },
             walk: Walk::new(memory),
             edits: Edits::new(body),
             has_changed: false,
