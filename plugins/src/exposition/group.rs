@@ -213,6 +213,27 @@ mod tests {
     }
 
     #[test]
+    fn openmetrics_families_own_what_their_types_add() {
+        let body = "# TYPE c_s counter\n# UNIT c_s s\nc_s_total 1 # {a=\"b\"} 2\nc_s_created 3\n\
+                    # TYPE h gaugehistogram\nh_bucket{le=\"+Inf\"} 1\nh_gcount 1\nh_gsum 1\n\
+                    # TYPE i info\ni_info 1\n# TYPE g gauge\ng_total 1\n# EOF\n";
+        let families = parse(Format::OpenMetrics, Mode::Compat, body.as_bytes()).unwrap();
+        let sizes: Vec<_> = families.iter().map(|f| (&*f.name, f.samples.len())).collect();
+        assert_eq!(sizes, [("c_s", 2), ("h", 3), ("i", 1), ("g", 0), ("g_total", 1)]);
+        assert_eq!(families[0].unit.as_deref(), Some("s"));
+        let exemplar = families[0].samples[0].exemplar.as_deref().unwrap();
+        assert_eq!((exemplar.labels.len(), exemplar.value), (1, 2.0));
+    }
+
+    #[test]
+    fn a_counter_of_the_text_format_has_its_own_name() {
+        assert_eq!(
+            shape("# TYPE c counter\nc 1\nc_total 1\n"),
+            [family("c", MetricKind::Counter, &["c"]), family("c_total", MetricKind::Untyped, &["c_total"])]
+        );
+    }
+
+    #[test]
     fn the_last_metadata_wins() {
         let body = b"# TYPE x gauge\n# HELP x a\nx 1\n# HELP x b\\nc\n# TYPE x counter\n";
         let families = parse(Format::Text, Mode::Compat, body).unwrap();
