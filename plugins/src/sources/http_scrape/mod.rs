@@ -15,7 +15,16 @@
 //!         - http://db1.example.net:9100/metrics
 //!         - { name: db2, url: "https://db2.example.net:9100/metrics", interval: 15s }
 //!       tls: { ca_file: /etc/prometheus-streams/ca.pem }
+//!   scrape_configs:                 # as they stand in a prometheus.yml
+//!     - job_name: web
+//!       file_sd_configs: [ { files: [ /etc/prometheus-streams/targets/*.yml ] } ]
+//!       relabel_configs: [ { source_labels: [ __meta_filepath ], target_label: file } ]
 //! ```
+//!
+//! The way of a target: `config/` makes jobs of the settings, `discovery/` finds addresses for them, `targets/` makes
+//! targets of those, `poller/` scrapes each when its slot comes, and `scraper.rs` with `ingest/` makes an event of
+//! the answer. Targets come and go while it runs; one that is gone is announced with a tombstone, an event without
+//! a body, so that the far side need not wait until its entries expire.
 //!
 //! Every target has its own slots in the interval (see `schedule.rs`). A scrape takes room in the
 //! pipeline before it asks anything of the target; where there is none, or the pipeline is paused, the slot is

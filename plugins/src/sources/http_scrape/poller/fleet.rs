@@ -255,8 +255,9 @@ impl Fleet {
 
     /// The scrape of a target that was gone has ended.
     pub(super) fn is_idle(&mut self, key: Key) {
-        let labels = self.targets.get(&key).map(|polled| &polled.watched.target.labels);
-        if labels.is_some_and(|labels| self.gone.get(labels) == Some(&key)) {
+        // It may have come back and gone again with another scrape, which will end too.
+        let idle = self.targets.get(&key).filter(|polled| !polled.is_running());
+        if idle.is_some_and(|polled| self.gone.get(&polled.watched.target.labels) == Some(&key)) {
             self.dig(key);
         }
     }
