@@ -64,7 +64,9 @@ pub(super) struct JobStatus {
 
 /// All jobs of a source, with what is known of their targets.
 #[derive(Clone)]
-pub(super) struct Board(Arc<Mutex<Vec<(Arc<Job>, JobStatus)>>>);
+pub(super) struct Board(Arc<Mutex<Vec<Known>>>);
+
+type Known = (Arc<Job>, JobStatus);
 
 impl Board {
     pub(super) fn new(jobs: impl Iterator<Item = Arc<Job>>) -> Self {

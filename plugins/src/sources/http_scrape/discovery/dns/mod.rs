@@ -104,7 +104,7 @@ impl DnsSdSettings {
         }
         for (index, name) in self.names.iter().enumerate() {
             if let Err(error) = parse(name) {
-                problems.add(&format!("names[{index}]"), format!("{name:?} is not a name of DNS: {error}"));
+                problems.add(format!("names[{index}]"), format!("{name:?} is not a name of DNS: {error}"));
             }
         }
         if self.port == 0 && self.kind != RecordKind::Srv {
