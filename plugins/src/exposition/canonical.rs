@@ -353,6 +353,18 @@ mod tests {
     }
 
     #[test]
+    fn a_label_le_of_a_native_histogram_stays_alone() {
+        let mut family = Family::new("h", MetricKind::Histogram);
+        let labels = vec![("le".into(), "x".into())];
+        let value = NativeHistogram::default();
+        family.histograms.push(HistogramSample { labels, value, timestamp: None, exemplars: Vec::new() });
+        assert_eq!(
+            String::from_utf8(canonical(vec![family]).body).unwrap(),
+            "# TYPE h_count untyped\nh_count{le=\"x\"} 0\n# TYPE h_sum untyped\nh_sum{le=\"x\"} 0\n"
+        );
+    }
+
+    #[test]
     fn families_of_one_name_become_one() {
         let mut families = parse(Format::Text, Mode::Compat, b"# HELP x A.\n# TYPE x gauge\nx 1\n").unwrap();
         families.extend(parse(Format::Text, Mode::Compat, b"# TYPE x counter\nx{a=\"1\"} 1\n").unwrap());

@@ -112,14 +112,17 @@ pub(super) fn format_bound(value: f64) -> String {
         write_float(&mut text, value);
         return String::from_utf8_lossy(&text).into_owned();
     }
-    // Rust and Go agree on the shortest digits; only the layout differs.
-    let scientific = format!("{value:e}");
+    // The shortest form tells how many digits it takes. Of two such numbers that are equally near, Go takes the
+    // even one, as does rounding to a precision.
+    let shortest = format!("{value:e}");
+    let precision =
+        shortest.split('e').next().map_or(0, |text| text.bytes().filter(u8::is_ascii_digit).count() - 1);
+    let scientific = format!("{value:.precision$e}");
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
-    let shown_plainly = -4..=5;
-    if shown_plainly.contains(&exponent) {
-        let plain = value.to_string();
-        return if plain.contains('.') { plain } else { plain + ".0" };
+    if (-4..=5).contains(&exponent) {
+        let decimals = usize::try_from(precision as i32 - exponent).unwrap_or(0).max(1);
+        return format!("{value:.decimals$}");
     }
     format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
 }
@@ -187,6 +190,8 @@ mod tests {
             (0.0, "0.0"),
             (-0.0, "0.0"),
             (0.25, "0.25"),
+            (100.0, "100.0"),
+            (9.000_015_258_789_062_5, "9.000015258789062"),
             (999_999.0, "999999.0"),
             (1e6, "1e+06"),
             (1_234_567.5, "1.2345675e+06"),

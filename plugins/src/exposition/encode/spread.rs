@@ -92,7 +92,7 @@ pub(in super::super) fn add_classic_forms(family: &mut Family<'_>) {
     family.samples.extend(added);
 }
 
-fn classic_form<'a>(name: &str, histogram: &HistogramSample<'a>) -> [Sample<'a>; 3] {
+fn classic_form<'a>(name: &str, histogram: &HistogramSample<'a>) -> Vec<Sample<'a>> {
     let sample = |suffix: &str, value: f64, bound: Option<LabelPair<'a>>| Sample {
         name: Cow::Owned(format!("{name}{suffix}")),
         labels: histogram.labels.iter().cloned().chain(bound).collect(),
@@ -102,9 +102,10 @@ fn classic_form<'a>(name: &str, histogram: &HistogramSample<'a>) -> [Sample<'a>;
     };
     let all = ("le".into(), format_bound(f64::INFINITY).into());
     let native = &histogram.value;
-    [
-        sample("_count", native.count, None),
-        sample("_sum", native.sum, None),
-        sample("_bucket", native.count, Some(all)),
-    ]
+    let mut form = vec![sample("_count", native.count, None), sample("_sum", native.sum, None)];
+    // A label of its own can be in the way of the bucket's.
+    if histogram.labels.iter().all(|(name, value)| name != "le" || value.is_empty()) {
+        form.push(sample("_bucket", native.count, Some(all)));
+    }
+    form
 }

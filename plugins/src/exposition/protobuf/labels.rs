@@ -74,6 +74,11 @@ impl<'a> Labels<'a> {
         Ok(())
     }
 
+    /// Whether a bound could stand beside the metric's own labels.
+    pub(super) fn has_room_for(&self, bound: &str) -> bool {
+        self.list.iter().all(|label| label.name != bound || label.is_empty())
+    }
+
     /// Goes back to the metric's own labels, and adds the one that says which bucket or quantile it is.
     pub(super) fn set_bound(&mut self, bound: Option<(&'static str, f64)>) -> Result<(), ParseError> {
         self.list.truncate(self.own);

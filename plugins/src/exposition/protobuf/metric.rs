@@ -277,5 +277,6 @@ fn timestamp(mut message: Message<'_>) -> Result<i64, ParseError> {
             _ => message.skip(field)?,
         }
     }
-    Ok(seconds.saturating_mul(1000).saturating_add(i64::from(nanos / 1_000_000)))
+    // What does not fit wraps round, as in Go.
+    Ok(seconds.wrapping_mul(1000).wrapping_add(i64::from(nanos / 1_000_000)))
 }

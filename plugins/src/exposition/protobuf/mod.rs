@@ -10,7 +10,8 @@
 //!
 //! As in Prometheus a family without metrics is skipped unseen, a timestamp of 0 is none, and what follows
 //! the `+Inf` bucket is not shown. Start timestamps are read and left out: Prometheus makes no series of
-//! them. Metrics with a native histogram give [`Entry::Histogram`] and after it the same in classic form.
+//! them. Metrics with a native histogram give [`Entry::Histogram`] and after it the same in classic form,
+//! unless a label `le` of their own is in the way.
 
 mod labels;
 mod metric;
@@ -195,15 +196,19 @@ impl<'a> ProtobufParser<'a> {
 
     fn native_histogram(&mut self) -> Result<Option<Entry<'a>>, ParseError> {
         self.step = Step::Series(0);
+        let has_room = self.metric.labels.has_room_for("le");
         let histogram = self.metric.histogram.get_or_insert_default();
         if !histogram.is_native() {
             return Ok(None);
+        }
+        if !has_room {
+            self.step = Step::Metric;
         }
         self.histogram = Some(histogram.native()?);
         self.exemplars.extend(histogram.native_exemplars());
         Ok(Some(Entry::Histogram {
             name: self.family.name.into(),
-            classic: 2 + histogram.shown_buckets(),
+            classic: if has_room { 2 + histogram.shown_buckets() } else { 0 },
             has_buckets: !histogram.buckets.is_empty(),
             timestamp: self.metric.timestamp(),
         }))

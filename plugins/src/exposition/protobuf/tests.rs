@@ -181,6 +181,13 @@ fn a_native_histogram_comes_before_its_classic_form() {
 }
 
 #[test]
+fn a_native_histogram_with_a_label_le_has_no_classic_form() {
+    let native = message(7, &[message(12, &[])]);
+    let body = family("h", 4, &[metric(&[label("le", "x"), native.clone()]), metric(&[native])]);
+    assert_eq!(series(&body)[1..3], [r#"h{le="x"} native 0 false"#, "h{} native 3 false"]);
+}
+
+#[test]
 fn native_buckets_are_made_compact() {
     let spans =
         [(0, 0), (-3, 3), (1, 0), (2, 2)].map(|(gap, length)| message(9, &[sint(1, gap), int(2, length)]));
