@@ -19,7 +19,7 @@ pub(crate) struct Cli {
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 all went well; 64 the configuration or the command line is at fault; 1 the program is, or the
-body given to parse.
+body given to parse; 2 import could not map something of the scraping, and standard error says what.
 
 Environment: PROMETHEUS_STREAMS__LOG__LEVEL=debug and the like override the configuration of run and check;
 RUST_LOG overrides log.level; NO_COLOR keeps colour out of the log.";
@@ -72,6 +72,16 @@ pub(crate) enum Command {
     },
     /// Judge a body of metrics: nothing said and 0 if it is right, FILE:LINE:COLUMN and 1 if not
     Parse(ParseArgs),
+    /// Print a prometheus.yml as a configuration for `run`
+    ///
+    /// Its scrape configs become the source of a pipeline, and paths of files become absolute. Where the scrapes go is
+    /// for you to fill in. What does not map is told on standard error, each with its line; if something of the
+    /// scraping does not, the exit code is 2. Passwords and the like that stand in the file stand in what is printed.
+    Import {
+        /// The configuration of Prometheus
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
     /// Not offered any more: says what to do instead
     #[command(hide = true)]
     Enroll {

@@ -42,7 +42,7 @@ pub(crate) fn reference() -> Result<String, BoxError> {
         let schema = (registration.schema)();
         let description = schema::description(schema.as_value()).unwrap_or_default();
         let _ = write!(text, "\n### `{type_name}`\n\n{description}\n");
-        table(&mut text, Tree::new(schema.as_value()).rows());
+        table(&mut text, Tree::brief(schema.as_value()).rows());
     }
     Ok(text)
 }

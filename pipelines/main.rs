@@ -4,12 +4,14 @@ mod check;
 mod classic;
 mod cli;
 mod docs;
+mod import;
 mod logging;
 mod parse;
 mod run;
 
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -21,6 +23,8 @@ use cli::{Cli, Command};
 
 /// The configuration, or the command line, is at fault.
 const BLAMES_THE_CONFIGURATION: u8 = 64;
+/// The command is done, and standard error says what of its input is not in its output.
+const NOT_THE_WHOLE: u8 = 2;
 
 /// Who is to blame.
 pub(crate) enum Failure {
@@ -30,6 +34,8 @@ pub(crate) enum Failure {
     Program(BoxError),
     /// The body that was to be judged; what is wrong with it and where.
     Verdict(String),
+    /// Nobody: what is asked for is not offered, and that has been said.
+    NotTheWhole,
 }
 
 fn main() -> ExitCode {
@@ -56,6 +62,7 @@ fn main() -> ExitCode {
             eprintln!("{verdict}");
             ExitCode::FAILURE
         }
+        Err(Failure::NotTheWhole) => ExitCode::from(NOT_THE_WHOLE),
     }
 }
 
@@ -69,8 +76,19 @@ fn obey(cli: &Cli) -> Result<(), Failure> {
         Command::Receiver => run::classic(classic::Role::Receiver, &cli.options),
         Command::Convert { file, only } => print(classic::convert(file, *only)?),
         Command::Parse(args) => print_bytes(&parse::parse(args)?),
+        Command::Import { file } => import(file),
         Command::Enroll { .. } => Err(ConfigError::at("enroll", classic::NO_ENROLL).into()),
     }
+}
+
+/// Prints the configuration that a `prometheus.yml` becomes, and tells what of it does not.
+fn import(file: &Path) -> Result<(), Failure> {
+    let import = import::import(file)?;
+    for note in &import.notes {
+        eprintln!("{note}");
+    }
+    print(import.yaml)?;
+    if import.is_whole { Ok(()) } else { Err(Failure::NotTheWhole) }
 }
 
 /// Prints to standard output.

@@ -11,6 +11,7 @@ mod end_to_end;
 mod faults;
 mod formats;
 mod hostile;
+mod import;
 mod kills;
 mod laws;
 mod local_stream;

@@ -42,6 +42,7 @@ pipelines:
           - name: choria2
             url: http://choria2.dc1.example.net:8222/choria/prometheus
           - url: http://choria3.dc1.example.net:8222/choria/prometheus
+          fallback_scrape_protocol: PrometheusText0.0.4
     sinks:
     - type: nats
       urls:

@@ -6,6 +6,12 @@ use serde_json::Value;
 /// Objects within objects beyond this are left out; a type that contains itself ends here.
 const DEEPEST: usize = 8;
 
+/// What is too much to say again.
+const MANY_KEYS: usize = 3;
+
+/// The types whose keys are shown, and below which key.
+type Shown<'a> = Vec<(&'a Value, String)>;
+
 /// One key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Row {
@@ -29,25 +35,40 @@ pub(super) fn description(schema: &Value) -> Option<&str> {
 /// A schema whose references lead into its own `$defs`.
 pub(super) struct Tree<'a> {
     root: &'a Value,
+    /// A type of so many keys is shown once.
+    many: usize,
 }
 
 impl<'a> Tree<'a> {
     pub(super) fn new(root: &'a Value) -> Self {
-        Self { root }
+        Self { root, many: usize::MAX }
+    }
+
+    /// The same, with the keys of a type only below the first setting that has it; others refer to that one.
+    pub(super) fn brief(root: &'a Value) -> Self {
+        Self { root, many: MANY_KEYS }
     }
 
     /// Every key, in the order in which the structs have their fields.
     pub(super) fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
-        self.add_properties("", self.root, 0, &mut rows);
+        self.add_properties("", self.root, 0, &mut rows, &mut Shown::new());
         rows
     }
 
-    fn add_properties(&self, prefix: &str, schema: &'a Value, depth: usize, rows: &mut Vec<Row>) {
+    fn add_properties(
+        &self,
+        prefix: &str,
+        schema: &'a Value,
+        depth: usize,
+        rows: &mut Vec<Row>,
+        shown: &mut Shown<'a>,
+    ) {
         let Some(properties) = schema.get("properties").and_then(Value::as_object) else { return };
         let required = schema.get("required").and_then(Value::as_array);
         for (name, property) in properties {
             let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+            let place = rows.len();
             rows.push(Row {
                 type_name: self.type_name(property),
                 default: property.get("default").and_then(default),
@@ -55,24 +76,44 @@ impl<'a> Tree<'a> {
                 meaning: self.meaning(property),
                 key: key.clone(),
             });
-            self.descend(&key, property, depth + 1, rows);
+            if let Some(first) = self.descend(&key, property, depth + 1, rows, shown) {
+                let gap = if rows[place].meaning.is_empty() { "" } else { " " };
+                rows[place].meaning.push_str(&format!("{gap}Its keys are those of `{first}`."));
+            }
         }
     }
 
-    /// Adds what is inside a value: the keys of an object, of the elements of a list, of the values of a map.
-    fn descend(&self, key: &str, schema: &'a Value, depth: usize, rows: &mut Vec<Row>) {
+    /// Adds what is inside a value: the keys of an object, of the elements of a list, of the values of a map; or
+    /// says where these keys are already.
+    fn descend(
+        &self,
+        key: &str,
+        schema: &'a Value,
+        depth: usize,
+        rows: &mut Vec<Row>,
+        shown: &mut Shown<'a>,
+    ) -> Option<String> {
         if depth > DEEPEST {
-            return;
+            return None;
         }
+        let mut elsewhere = None;
         for variant in self.variants(schema) {
-            self.add_properties(key, variant, depth, rows);
+            let keys = variant.get("properties").and_then(Value::as_object).map_or(0, serde_json::Map::len);
+            match shown.iter().find(|(known, _)| std::ptr::eq(*known, variant)) {
+                Some((_, first)) if keys >= self.many && first != key => elsewhere = Some(first.clone()),
+                _ => {
+                    shown.push((variant, key.to_owned()));
+                    self.add_properties(key, variant, depth, rows, shown);
+                }
+            }
             if let Some(items) = variant.get("items") {
-                self.descend(&format!("{key}[]"), items, depth, rows);
+                elsewhere = self.descend(&format!("{key}[]"), items, depth, rows, shown).or(elsewhere);
             }
             if let Some(values) = variant.get("additionalProperties").filter(|values| values.is_object()) {
-                self.descend(&format!("{key}.<name>"), values, depth, rows);
+                elsewhere = self.descend(&format!("{key}.<name>"), values, depth, rows, shown).or(elsewhere);
             }
         }
+        elsewhere
     }
 
     /// The schemas that a value may have, with references followed, and without null.
@@ -219,6 +260,32 @@ mod tests {
                 "jobs.<name>[].name | string | - | ",
                 "format | `text` or `json` | text | `text`: Lines.",
             ]
+        );
+    }
+
+    #[test]
+    fn the_keys_of_a_type_are_shown_once() {
+        let auth = json!({ "type": "object", "properties": {
+            "user": { "type": "string" }, "password": { "type": "string" }, "file": { "type": "string" },
+        } });
+        let schema = json!({
+            "properties": {
+                "auth": { "$ref": "#/$defs/Auth" },
+                "targets": { "type": "array", "items": { "$ref": "#/$defs/Target" } },
+            },
+            "$defs": {
+                "Auth": auth,
+                "Target": { "type": "object", "properties": { "auth": {
+                    "anyOf": [{ "$ref": "#/$defs/Auth" }, { "type": "null" }], "description": "Its own.",
+                } } },
+            },
+        });
+        let rows = Tree::brief(&schema).rows();
+        let shown: Vec<_> = rows.iter().map(|row| format!("{} | {}", row.key, row.meaning)).collect();
+        let last = "targets[].auth | Its own. Its keys are those of `auth`.";
+        assert_eq!(
+            shown,
+            ["auth | ", "auth.user | ", "auth.password | ", "auth.file | ", "targets | ", last]
         );
     }
 

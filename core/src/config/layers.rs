@@ -114,13 +114,21 @@ fn read_file(file: &Path) -> Result<Value, BoxError> {
 }
 
 fn parse_yaml(text: &str) -> Result<Value, BoxError> {
+    settings_map(read_yaml(text)?)
+}
+
+/// A text in YAML, as a configuration is read: no key stands twice, `<<` is known, and a number that could be meant
+/// as a text stays as it is written.
+///
+/// # Errors
+/// It is not YAML, or has a key that is no text.
+pub fn read_yaml(text: &str) -> Result<Value, BoxError> {
+    let not_yaml = |error| format!("this is not YAML: {error}");
     // By way of YAML's own value, which refuses a key that stands twice and knows `<<`.
-    let mut value: serde_yaml::Value =
-        serde_yaml::from_str(text).map_err(|error| format!("this is not YAML: {error}"))?;
-    written::keep_numbers(&mut value, text).map_err(|error| format!("this is not YAML: {error}"))?;
-    value.apply_merge().map_err(|error| format!("this is not YAML: {error}"))?;
-    let tree = serde_json::to_value(value).map_err(|error| format!("keys must be text: {error}"))?;
-    settings_map(tree)
+    let mut value: serde_yaml::Value = serde_yaml::from_str(text).map_err(not_yaml)?;
+    written::keep_numbers(&mut value, text).map_err(not_yaml)?;
+    value.apply_merge().map_err(not_yaml)?;
+    Ok(serde_json::to_value(value).map_err(|error| format!("keys must be text: {error}"))?)
 }
 
 fn parse_toml(text: &str) -> Result<Value, BoxError> {

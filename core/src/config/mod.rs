@@ -19,6 +19,7 @@ use crate::settings::{self, Removed};
 use crate::values::{Size, Span};
 
 use layers::Layers;
+pub use layers::read_yaml;
 
 /// A configuration whose frame has been read. It may have mistakes still; building tells them all.
 #[derive(Clone)]

@@ -59,7 +59,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::config::{
     Flag, HttpScrapeConfig, JobSettings, PromDuration, PromSize, ScrapeConfig, StaticConfig, TargetEntry,
-    TargetSettings, Text,
+    TargetSettings, Text, scrape_config_lacks,
 };
 use self::discovery::{DiscoverySettings, Found, Place, Teller};
 pub use self::discovery::{DnsSdSettings, FileSdSettings, HttpSdSettings, RecordKind};

@@ -6,8 +6,7 @@ mod prometheus;
 mod scrape_configs;
 mod unsupported;
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use prometheus_streams_core::error::BuildError;
@@ -18,6 +17,7 @@ use serde::Deserialize;
 pub use self::jobs::{JobSettings, TargetEntry, TargetSettings};
 pub use self::prometheus::{Flag, PromDuration, PromSize, Text};
 pub use self::scrape_configs::{ScrapeConfig, StaticConfig};
+pub use self::unsupported::scrape_config_lacks;
 use super::job::{Job, Pace};
 use crate::support::http::{HttpClient, HttpClientSettings};
 
@@ -33,7 +33,8 @@ const DEFAULT_PATH: &str = "/metrics";
 ///
 /// What to scrape stands in `scrape_configs`, which is that of Prometheus, or in `jobs`, which is shorter, or in both.
 ///
-/// A scrape is a success when the status is 200 and the `Content-Type` is a metrics format or missing.
+/// A scrape is a success when the status is 200, the `Content-Type` is a metrics format or
+/// `fallback_scrape_protocol` says which one to assume, and every line of the body can be read.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpScrapeConfig {
@@ -107,17 +108,12 @@ impl HttpScrapeConfig {
     /// No two jobs have one name.
     fn check_names(&self) -> Result<(), BuildError> {
         let mut problems = BuildError::default();
-        let mut places: BTreeMap<_, _> =
-            self.jobs.keys().map(|name| (name.as_str(), "jobs".to_owned())).collect();
+        let mut names: BTreeSet<_> = self.jobs.keys().map(String::as_str).collect();
         for (index, settings) in self.scrape_configs.iter().enumerate() {
-            let (path, name) = (format!("scrape_configs[{index}]"), settings.job_name.as_str());
-            match places.entry(name) {
-                Entry::Vacant(place) => {
-                    place.insert(path);
-                }
-                Entry::Occupied(place) if !name.is_empty() => problems
-                    .add(format!("{path}.job_name"), format!("{name:?} is a job of {} already", place.get())),
-                Entry::Occupied(_) => {}
+            let name = settings.job_name.as_str();
+            if !name.is_empty() && !names.insert(name) {
+                let path = format!("scrape_configs[{index}].job_name");
+                problems.add(path, format!("another job is called {name:?} already"));
             }
         }
         problems.or(())
@@ -158,3 +154,6 @@ fn body_limit(problems: &mut BuildError, limit: Option<Size>) -> Option<Size> {
     }
     limit
 }
+
+#[cfg(test)]
+mod tests;

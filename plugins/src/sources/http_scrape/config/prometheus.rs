@@ -48,6 +48,11 @@ impl<'de> Deserialize<'de> for Text {
                 Ok(Text(flag.to_string()))
             }
 
+            /// Nothing is an empty text.
+            fn visit_unit<E: Error>(self) -> Result<Text, E> {
+                Ok(Text::default())
+            }
+
             /// Whether it was `1.1` or `1.10` cannot be told any more.
             fn visit_f64<E: Error>(self, _: f64) -> Result<Text, E> {
                 Err(E::custom("a number with a fraction that is meant as a text must be in quotes"))
@@ -121,7 +126,8 @@ impl PromDuration {
     }
 
     /// Reads a duration, if it is one.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    /// Reads a duration, as `1m30s`; `None` where it is none.
+    pub fn parse(text: &str) -> Option<Self> {
         if text == "0" {
             return Some(Self(Duration::ZERO));
         }
@@ -311,7 +317,8 @@ mod tests {
         assert_eq!(text(json!(-1)).unwrap(), "-1");
         assert_eq!(text(json!(true)).unwrap(), "true");
         assert!(text(json!(1.1)).unwrap_err().to_string().contains("must be in quotes"));
-        assert!(text(json!(["a"])).is_err() && text(json!(null)).is_err());
+        assert_eq!(text(json!(null)).unwrap(), "");
+        assert!(text(json!(["a"])).is_err());
     }
 
     #[test]

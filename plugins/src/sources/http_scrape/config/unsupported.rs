@@ -51,6 +51,12 @@ const KEYS: [(&str, &str); 41] = [
     ("vultr_sd_configs", ""),
 ];
 
+/// Whether Prometheus has a key in a scrape config that this program does not have yet, and `value` asks for what
+/// only Prometheus does.
+pub fn scrape_config_lacks(key: &str, value: &Value) -> bool {
+    KEYS.iter().find(|(known, _)| *known == key).is_some_and(|(_, usual)| !asks_for_nothing(value, usual))
+}
+
 /// What is wrong with the keys of a scrape config that are no settings here.
 ///
 /// # Errors
@@ -58,10 +64,10 @@ const KEYS: [(&str, &str); 41] = [
 pub(super) fn check(keys: &BTreeMap<String, Value>) -> Result<(), BuildError> {
     let mut problems = BuildError::default();
     for (key, value) in keys {
-        match KEYS.iter().find(|(known, _)| known == key) {
-            Some((_, usual)) if asks_for_nothing(value, usual) => {}
-            Some(_) => problems.add(key, "Prometheus has this, prometheus-streams does not yet"),
-            None => problems.add(key, "is not a key of a scrape config"),
+        if scrape_config_lacks(key, value) {
+            problems.add(key, "Prometheus has this, prometheus-streams does not yet");
+        } else if !KEYS.iter().any(|(known, _)| known == key) {
+            problems.add(key, "is not a key of a scrape config");
         }
     }
     problems.or(())
@@ -72,7 +78,8 @@ fn asks_for_nothing(value: &Value, usual: &str) -> bool {
         Value::Null | Value::Bool(false) => true,
         Value::Bool(true) => false,
         Value::Number(number) => number.as_f64() == Some(0.0),
-        Value::String(text) => text.is_empty() || text == usual,
+        // A number with a fraction comes as a text.
+        Value::String(text) => text.is_empty() || text == usual || text.parse() == Ok(0.0),
         Value::Array(list) => list.is_empty(),
         Value::Object(map) => map.is_empty(),
     }
@@ -93,7 +100,8 @@ mod tests {
             "kubernetes_sd_configs": null,
             "metric_name_escaping_scheme": "allow-utf-8",
             "metric_name_validation_scheme": "legacy",
-            "native_histogram_min_bucket_factor": 0.0,
+            "native_histogram_bucket_limit": 0,
+            "native_histogram_min_bucket_factor": "0.0",
             "scrape_failure_log_file": "",
             "track_timestamps_staleness": false,
         });
