@@ -17,7 +17,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::encode::{add_classic_forms, encode, spread};
 use super::float::parse_float;
-use super::model::{Family, LabelPair, MetricKind, is_plain_label_name, is_plain_metric_name};
+use super::model::{Family, LabelPair, MetricKind, Sample, is_plain_label_name, is_plain_metric_name};
 
 /// A scrape in the form that a Push Gateway takes, and what it took to get there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,15 +104,50 @@ fn drop_unspeakable(families: &mut [Family<'_>]) -> usize {
 
 fn drop_duplicates(families: &mut [Family<'_>]) -> usize {
     let is_first: Vec<bool> = {
+        let suspects = names_out_of_order(families);
         let mut seen = HashSet::new();
+        let mut is_suspect = remembered(|name| suspects.contains(name));
         let samples = families.iter().flat_map(|f| &f.samples);
-        samples.map(|s| seen.insert((&s.name, &s.labels))).collect()
+        samples.map(|s| !is_suspect(&s.name) || seen.insert((&s.name, &s.labels))).collect()
     };
     let mut verdicts = is_first.iter().copied();
     for family in families {
         family.samples.retain(|_| verdicts.next().unwrap_or_default());
     }
     is_first.iter().filter(|first| !**first).count()
+}
+
+/// The names whose series do not rise by their labels. The others cannot have a series twice, and most targets
+/// sort what they expose, which is cheaper to see than a hash of every series.
+fn names_out_of_order<'f>(families: &'f [Family<'_>]) -> HashSet<&'f str> {
+    let mut last_labels: HashMap<&str, &Vec<LabelPair<'_>>> = HashMap::new();
+    let mut suspects = HashSet::new();
+    let mut run: Option<&Sample<'_>> = None;
+    for sample in families.iter().flat_map(|f| &f.samples) {
+        let before = match run.filter(|run| run.name == sample.name) {
+            Some(run) => Some(&run.labels),
+            None => {
+                if let Some(run) = run {
+                    last_labels.insert(&run.name, &run.labels);
+                }
+                last_labels.get(&*sample.name).copied()
+            }
+        };
+        if before.is_some_and(|before| *before >= sample.labels) {
+            suspects.insert(&*sample.name);
+        }
+        run = Some(sample);
+    }
+    suspects
+}
+
+/// A function of names that is asked once for equal neighbours.
+fn remembered<'n>(mut ask: impl FnMut(&str) -> bool) -> impl FnMut(&'n str) -> bool {
+    let mut last: Option<(&str, bool)> = None;
+    move |name| match last {
+        Some((known, answer)) if known == name => answer,
+        _ => last.insert((name, ask(name))).1,
+    }
 }
 
 /// Families by name, in the order of arrival.
@@ -201,10 +236,21 @@ struct Parts {
 /// Whether a typed reader gives back just what the samples say: every group has one `_sum` and one
 /// `_count`, bounds are distinct numbers, counts are natural numbers.
 fn is_whole(family: &Family<'_>, bound_suffix: &str, bound_label: &str) -> bool {
-    let mut groups: HashMap<Vec<&LabelPair<'_>>, Parts> = HashMap::new();
+    let mut groups: Vec<Parts> = Vec::new();
+    let mut by_labels: HashMap<Vec<&LabelPair<'_>>, usize> = HashMap::new();
+    let mut last: Option<(&Sample<'_>, usize)> = None;
     for sample in &family.samples {
-        let key = sample.labels.iter().filter(|(n, _)| n != bound_label);
-        let parts = groups.entry(key.collect()).or_default();
+        let key = |sample| own_labels(sample, bound_label);
+        // Neighbours mostly are of one group.
+        let index = match last {
+            Some((before, index)) if key(before).eq(key(sample)) => index,
+            _ => *by_labels.entry(key(sample).collect()).or_insert_with(|| {
+                groups.push(Parts::default());
+                groups.len() - 1
+            }),
+        };
+        last = Some((sample, index));
+        let parts = &mut groups[index];
         let bound = sample.label(bound_label);
         let fits = match sample.name.strip_prefix(&*family.name) {
             Some("_sum") => bound.is_empty() && !std::mem::replace(&mut parts.has_sum, true),
@@ -220,7 +266,11 @@ fn is_whole(family: &Family<'_>, bound_suffix: &str, bound_label: &str) -> bool 
             return false;
         }
     }
-    groups.values().all(|p| p.has_sum && p.has_count)
+    groups.iter().all(|p| p.has_sum && p.has_count)
+}
+
+fn own_labels<'s, 'a>(sample: &'s Sample<'a>, bound_label: &str) -> impl Iterator<Item = &'s LabelPair<'a>> {
+    sample.labels.iter().filter(move |(name, _)| name != bound_label)
 }
 
 fn has_new_bound(parts: &mut Parts, bound: &str) -> bool {
@@ -268,6 +318,19 @@ mod tests {
         );
         assert_eq!((all.samples, all.duplicates), (2, 1));
         assert_eq!(all.body, b"# TYPE x untyped\nx{a=\"1\",b=\"2\"} 1\nx 2\n");
+    }
+
+    #[test]
+    fn duplicates_are_found_in_every_order() {
+        for (body, duplicates) in [
+            ("x{a=\"1\"} 1\nx{a=\"2\"} 1\nx{a=\"3\"} 1\n", 0),
+            ("x{a=\"1\"} 1\nx{a=\"1\"} 2\n", 1),
+            ("x{a=\"2\"} 1\nx{a=\"1\"} 1\nx{a=\"2\"} 2\nx{a=\"1\"} 2\n", 2),
+            ("x{a=\"1\"} 1\ny{a=\"1\"} 1\nx{a=\"1\"} 2\ny{a=\"0\"} 1\ny{a=\"1\"} 2\n", 2),
+        ] {
+            let all = canonical(parse(Format::Text, Mode::Compat, body.as_bytes()).unwrap());
+            assert_eq!(all.duplicates, duplicates, "{body}");
+        }
     }
 
     #[test]
