@@ -12,7 +12,7 @@ const PAGES: &[(&str, &str, &str)] = &[
     (
         "numbers",
         TEXT,
-        "a NaN\nb +Inf\nc -Inf\nd -0\ne 1e-310\nf 9007199254740993\ng 1e21\nh .5\ni 1e-400\nj +7\n",
+        "a NaN\nb +Inf\nc -Inf\nd -0\ne 1e-310\nf 9007199254740993\ng 1e21\nk .5\ni 1e-400\nj +7\n",
     ),
     (
         "types",
@@ -57,7 +57,7 @@ const PAGES: &[(&str, &str, &str)] = &[
         TEXT,
         "# TYPE x gauge\nx{a=\"1\"} 1\n# TYPE y gauge\ny 1\nx{a=\"2\"} 2\n# TYPE x counter\n",
     ),
-    ("collisions", TEXT, "up 7\nscrape_duration_seconds 99\nscrape_samples_scraped{a=\"b\"} 5\n"),
+    ("collisions", TEXT, "up{a=\"b\"} 7\nscrape_duration_seconds 99\nscrape_samples_scraped{a=\"b\"} 5\n"),
     ("empty", TEXT, ""),
     ("only_comments", TEXT, "# nothing\n# HELP nope There is no sample.\n# TYPE nope gauge\n"),
     ("broken", TEXT, "good_before 1\nbroken{a=1} 2\n"),

@@ -160,7 +160,7 @@ const RECIPES: &[Recipe] = &[
         name: "caddy",
         package: "caddy",
         args: &["run", "--config", "DIR/Caddyfile", "--adapter", "caddyfile"],
-        file: Some(("Caddyfile", "{\n admin 127.0.0.1:PORT\n persist_config off\n}\n")),
+        file: Some(("Caddyfile", "{\n admin 127.0.0.1:PORT\n}\n")),
         ..PLAIN
     },
     Recipe {

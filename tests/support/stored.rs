@@ -21,6 +21,7 @@ pub struct Stored {
 pub async fn stored(prometheus: &Server, selector: &str, without: &[&str]) -> Stored {
     let url = format!("{}/api/v1/query?query={}", prometheus.url(), http::encode(selector));
     let answer = http::get(&url).await.expect("ask Prometheus").json();
+    assert_eq!(answer["status"], "success", "{selector}: {answer}");
     let results = answer["data"]["result"].as_array().cloned().unwrap_or_default();
     let series = results.iter().map(|result| {
         let value = result["value"][1].as_str().unwrap_or("a native histogram").to_owned();
