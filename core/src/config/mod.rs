@@ -93,7 +93,7 @@ pub struct PipelineConfig {
     #[serde(default = "default_capacity")]
     pub capacity: usize,
     /// How many bytes their bodies have at most: once they are reached, the source waits or skips. Default
-    /// `128MiB`.
+    /// `64MiB`.
     #[serde(default = "default_capacity_bytes")]
     pub capacity_bytes: Size,
     /// Where its events begin.
@@ -116,7 +116,7 @@ fn default_capacity() -> usize {
 }
 
 fn default_capacity_bytes() -> Size {
-    Size(128 << 20)
+    Size(64 << 20)
 }
 
 /// One stage as it stands in the file: the keys of [`StageFrame`], and the settings that its type knows.

@@ -24,8 +24,8 @@ const MOST_RESERVED: u64 = 1 << 20;
 const USUAL: usize = 1 << 20;
 /// What is beyond that is counted in pages of so many bytes.
 const PAGE: usize = 64 << 10;
-/// The pages of all large bodies of the process that are being read: 96 MiB.
-const PAGES: usize = 1536;
+/// The pages of all large bodies of the process that are being read: 48 MiB.
+const PAGES: usize = 768;
 /// Compressed data is taken in such pieces, of which none becomes much more than 1 MiB.
 const PIECE: usize = 1 << 10;
 
@@ -146,9 +146,9 @@ impl Collector {
 
     fn finish(self, limit: Size) -> Result<Bytes, HttpError> {
         match self {
-            Self::Plain(buffer) => Ok(buffer.data.into()),
+            Self::Plain(buffer) => Ok(buffer.into_bytes()),
             Self::Gzip(mut decoder) => match decoder.try_finish() {
-                Ok(()) => Ok(std::mem::take(&mut decoder.get_mut().data).into()),
+                Ok(()) => Ok(std::mem::replace(decoder.get_mut(), Limited::new(limit)).into_bytes()),
                 Err(error) => Err(Self::Gzip(decoder).explain(error, limit)),
             },
         }
@@ -169,6 +169,14 @@ struct Limited {
 impl Limited {
     fn new(limit: Size) -> Self {
         Self { data: Vec::new(), limit: limit.as_usize(), exceeded: false }
+    }
+
+    /// What it holds, without the memory of a large body that it did not need after all.
+    fn into_bytes(mut self) -> Bytes {
+        if self.data.capacity() > USUAL {
+            self.data.shrink_to_fit();
+        }
+        self.data.into()
     }
 }
 

@@ -124,7 +124,7 @@ impl<'m> Walk<'m> {
     /// The next sample. It counts once it was [taken](Self::take).
     #[inline]
     pub(super) fn step(&self, hash: u64, is_timestamped: bool, is_future: bool) -> Step {
-        let bits = u64::from(is_timestamped) * TIMESTAMPED | u64::from(is_future) * FUTURE;
+        let bits = (u64::from(is_timestamped) * TIMESTAMPED) | (u64::from(is_future) * FUTURE);
         let key = Key(hash & HASH | bits);
         let expected = self.memory.keys.get(self.same).filter(|_| self.own.is_none());
         let same = expected.filter(|expected| expected.0 & !FATE == key.0).map(|expected| expected.fate());

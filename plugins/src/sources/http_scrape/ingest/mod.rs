@@ -185,6 +185,7 @@ impl<'a> Pass<'a, '_> {
     }
 
     #[inline]
+    #[expect(clippy::ptr_arg, reason = "a borrowed name lives as long as the body")]
     fn sample(&mut self, name: &Cow<'a, str>, timestamp: Option<i64>) -> Result<(), IngestError> {
         self.scraped += 1;
         let timestamp = timestamp.filter(|_| self.terms.honor_timestamps);
@@ -213,6 +214,7 @@ impl<'a> Pass<'a, '_> {
     }
 
     /// What relabelling and the limits for labels make of a sample. They are asked once for each series.
+    #[expect(clippy::ptr_arg, reason = "a borrowed name lives as long as the body")]
     fn judge(&mut self, name: &Cow<'a, str>, step: &Step, is_future: bool) -> Result<Fate, IngestError> {
         let before = self.walk.before(step);
         if let Some(fate @ (Fate::Kept | Fate::Dropped)) = before {

@@ -132,7 +132,7 @@ fn of_a_series_that_comes_twice_the_first_counts_unless_it_says_when_it_was() {
 fn more_samples_than_may_be_fail_the_scrape_and_all_are_counted() {
     let mut target = Scraped::new(ScrapeLimits { samples: 2, ..NONE }, "[]");
     assert_eq!(target.ingest("a 1\nb 2\n").1, Ok("a 1\nb 2\n".to_owned()));
-    assert_eq!(target.ingest("a 1\na 2\nb 2\n").1.is_ok(), true, "duplicates do not count");
+    assert!(target.ingest("a 1\na 2\nb 2\n").1.is_ok(), "duplicates do not count");
     let (counts, result) = target.ingest("a 1\nc 2\nd 3\ne 4\n");
     assert_eq!([counts.scraped, counts.kept, counts.added], [4, 4, 1]);
     assert_eq!(result, Err("sample limit exceeded".to_owned()));
