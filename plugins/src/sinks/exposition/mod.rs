@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::entry::Entry;
 use self::store::{Store, StoreMetrics};
-use crate::exposition::{Family, apply_target_labels, is_plain_label_name};
+use crate::exposition::{Family, apply_target_labels, as_text, is_plain_label_name};
 use crate::support::server::{self, Listen, Request, Response, Server};
 use crate::support::{report, scrape};
 
@@ -149,7 +149,8 @@ impl Sink for Exposition {
             self.store.remove(event.labels, event.timestamp);
             return Ok(());
         }
-        let (mut families, readable) = report::families(&event);
+        let (families, readable) = report::families(&event);
+        let mut families = as_text(families);
         apply_target_labels(&mut families, &labels, scrape::honors_labels(&event));
         keep_away(&mut families);
         let entry = Entry::new(event.timestamp, &families);
