@@ -25,8 +25,8 @@ async fn bad_targets_are_down_and_good_ones_do_not_notice() {
         ("html", Behaviour::Html, "text/html"),
         ("forever", Behaviour::Forever, "timed out"),
         ("hang", Behaviour::Hang, "timed out"),
-        ("huge", Behaviour::Huge(2 << 30), "body larger than 10MiB"),
-        ("bomb", Behaviour::bomb(100), "body larger than 10MiB"),
+        ("huge", Behaviour::Huge(2 << 30), "body_size_limit exceeded (limit: 10MiB)"),
+        ("bomb", Behaviour::bomb(100), "body_size_limit exceeded (limit: 10MiB)"),
     ];
     for (name, behaviour, _) in &bad {
         targets.set(name, behaviour.clone());

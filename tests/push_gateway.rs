@@ -147,6 +147,7 @@ async fn series_that_are_gone_go_and_a_failed_scrape_leaves_its_report() {
         "last_push_successful",
         "push_failure_time_seconds",
         "push_time_seconds",
+        "scrape_samples_post_metric_relabeling",
         "scrape_samples_scraped",
         "scrape_timestamp_seconds",
         "up",
