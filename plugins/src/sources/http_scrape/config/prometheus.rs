@@ -125,7 +125,6 @@ impl PromDuration {
         Some(Span(self.0)).filter(|span| !span.0.is_zero())
     }
 
-    /// Reads a duration, if it is one.
     /// Reads a duration, as `1m30s`; `None` where it is none.
     pub fn parse(text: &str) -> Option<Self> {
         if text == "0" {

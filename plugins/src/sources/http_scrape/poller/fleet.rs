@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hyper::Uri;
 use prometheus_streams_core::event::Labels;
-use tokio::task::AbortHandle;
+use tokio::task::{self, AbortHandle};
 
 use crate::sources::http_scrape::discovery::{DiscoverySettings, Found};
 use crate::sources::http_scrape::ingest::Memory;
@@ -52,6 +52,18 @@ impl Polled {
 
     pub(super) fn is_running(&self) -> bool {
         self.running.as_ref().is_some_and(|scrape| !scrape.is_finished())
+    }
+
+    /// A scrape of the target, as that was in `scraped`, has ended. The next one may have begun before that was
+    /// noticed; and what was remembered of another place, or under other rules, is of no use.
+    pub(super) fn ended(&mut self, scrape: task::Id, scraped: &Target, memory: Memory) {
+        if self.running.as_ref().is_none_or(|running| running.id() != scrape) {
+            return;
+        }
+        self.running = None;
+        if self.watched.target.is_scraped_as(scraped) {
+            self.memory = memory;
+        }
     }
 }
 
@@ -235,7 +247,7 @@ impl Fleet {
         polled.job = job;
         if !Arc::ptr_eq(&before, target) {
             polled.watched = Arc::new(polled.watched.moved_to(Arc::clone(target)));
-            if before.uri != target.uri {
+            if !before.is_scraped_as(target) {
                 polled.memory = Memory::default();
             }
         }
@@ -263,6 +275,9 @@ impl Fleet {
     }
 
     fn dig(&mut self, key: Key) {
+        if let Some(polled) = self.targets.get_mut(&key) {
+            polled.memory = Memory::default();
+        }
         self.graves.insert(key);
         if self.graves.len() > MOST_GRAVES && self.bury().is_some() {
             self.metrics.buried_unannounced();

@@ -28,6 +28,7 @@ use super::metrics::{PollerMetrics, Skipped};
 use super::schedule::{Due, Key};
 use super::scraper;
 use super::status::Last;
+use super::targets::Target;
 use crate::support::scrape::{self, ERROR, INSTANCE, JOB, label, unix_millis};
 
 /// Slots that begin within this time may begin together: with many targets most of the cost of a scrape
@@ -39,6 +40,8 @@ const MOST_LISTS: usize = 256;
 /// A scrape that has ended.
 struct Ended {
     target: Key,
+    /// The target as it was when the scrape began.
+    scraped: Arc<Target>,
     memory: Memory,
     last: Last,
     receipt: Receipt,
@@ -146,7 +149,8 @@ impl Poller {
             };
             metrics.scraped(&event);
             let last = last(&event);
-            Ended { target: due.target, memory, last, receipt: room.send(event) }
+            let receipt = room.send(event);
+            Ended { target: due.target, scraped: target, memory, last, receipt }
         }));
     }
 
@@ -157,7 +161,7 @@ impl Poller {
         };
         let cancelled = self.cancelled.remove(&id);
         match ended {
-            Ok((_, ended)) => self.note(ended),
+            Ok((_, ended)) => self.note(id, ended),
             Err(error) if error.is_cancelled() => {}
             Err(error) => tracing::error!(%error, "a scrape ended by a mistake in this program"),
         }
@@ -166,11 +170,10 @@ impl Poller {
         }
     }
 
-    fn note(&mut self, ended: Ended) {
+    fn note(&mut self, scrape: task::Id, ended: Ended) {
         self.receipts.push(ended.receipt);
         let Some(polled) = self.fleet.get_mut(ended.target) else { return };
-        polled.running = None;
-        polled.memory = ended.memory;
+        polled.ended(scrape, &ended.scraped, ended.memory);
         let watched = &polled.watched;
         let (job, instance) = (label(&watched.target.labels, JOB), label(&watched.target.labels, INSTANCE));
         let was_down = watched.is_down();

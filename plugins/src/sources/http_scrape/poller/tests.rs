@@ -272,6 +272,48 @@ async fn of_two_targets_with_the_labels_of_one_the_first_is_scraped() {
 }
 
 #[tokio::test]
+async fn a_target_that_moves_to_another_job_is_judged_by_the_rules_of_that_one() {
+    let server = server().await;
+    let job = |dropped: &str| {
+        json!({
+            "relabel_configs": [{ "replacement": "j", "target_label": "job" }],
+            "metric_relabel_configs": [{ "source_labels": ["__name__"], "regex": dropped, "action": "drop" }],
+        })
+    };
+    let mut rig = Rig::start(&[job("other"), job("up")], 64);
+    rig.tell(1, &[(&server.address, "a")]).await;
+    assert_eq!(rig.scrape_of("a").await.body, "");
+    rig.tell(0, &[(&server.address, "a")]).await;
+    until("the job has changed", || async { rig.board.report()["activeTargets"][0]["scrapePool"] == "j0" })
+        .await;
+    let mut scrapes = 0;
+    while rig.scrape_of("a").await.body != "up 1\n" {
+        scrapes += 1;
+        assert!(scrapes < 70, "the rules of the other job still hold");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_scrape_whose_end_is_noticed_late_takes_nothing_from_the_next() {
+    let mut job = Arc::unwrap_or_clone(jobs(&[json!({})]).remove(0));
+    let group = TargetGroup { targets: vec!["x:1".to_owned()], ..TargetGroup::default() };
+    job.discoveries = vec![DiscoverySettings::Static(vec![group])];
+    let metrics = Arc::new(PollerMetrics::new(&testing::context("http_scrape").metrics));
+    let mut fleet = Fleet::new(&[Arc::new(job)], "me", metrics, 0);
+    let due = fleet.due(1_000_000).unwrap();
+    let polled = fleet.get_mut(due.target).unwrap();
+    let (before, next) = (tokio::spawn(async {}), tokio::spawn(std::future::pending::<()>()));
+    polled.running = Some(next.abort_handle());
+    let target = Arc::clone(&polled.watched.target);
+    polled.ended(before.id(), &target, Memory::default());
+    assert!(polled.is_running());
+    polled.ended(next.id(), &target, Memory::default());
+    assert!(!polled.is_running());
+    next.abort();
+}
+
+#[tokio::test]
 async fn the_report_is_that_of_prometheus() {
     let server = server().await;
     let address = server.address.as_str();

@@ -127,6 +127,13 @@ impl Origin {
     }
 }
 
+impl Target {
+    /// Whether a scrape of `other`, which has the same labels, says what one of this target would have said.
+    pub(super) fn is_scraped_as(&self, other: &Self) -> bool {
+        self.uri == other.uri && Arc::ptr_eq(&self.job, &other.job)
+    }
+}
+
 /// How often a target is scraped, by its labels.
 pub(super) fn shown_pace<'a>(labels: &'a LabelSet<'_>) -> (&'a str, &'a str) {
     (labels.get(INTERVAL), labels.get(TIMEOUT))
