@@ -65,7 +65,7 @@ impl Store {
         let targets = self.lock();
         !self.is_expired(timestamp)
             && targets.by_labels.get(labels).is_none_or(|known| !self.is_held_back(known, timestamp))
-            && targets.gone.get(labels).is_none_or(|gone| *gone < timestamp || self.is_ahead(*gone))
+            && !self.is_gone(&targets, labels, timestamp)
     }
 
     /// Takes a target that was dropped at that time off the page, unless what is there is newer.
@@ -88,6 +88,10 @@ impl Store {
         // A clock that runs ahead would keep its scrapes on the page for longer than they are worth.
         entry.timestamp = entry.timestamp.min(self.clock.now());
         let mut targets = self.lock();
+        // It may have been dropped since it was asked whether the scrape is wanted.
+        if self.is_gone(&targets, &labels, entry.timestamp) {
+            return Ok(());
+        }
         if let Some(known) = targets.by_labels.get_mut(&labels) {
             if !self.is_held_back(known, entry.timestamp) {
                 entry.rank = known.rank;
@@ -142,6 +146,11 @@ impl Store {
                 );
             }
         }
+    }
+
+    /// Whether a target was dropped at `timestamp` or later.
+    fn is_gone(&self, targets: &Targets, labels: &Labels, timestamp: SystemTime) -> bool {
+        targets.gone.get(labels).is_some_and(|gone| *gone >= timestamp && !self.is_ahead(*gone))
     }
 
     /// Whether what is known of a target is newer than `timestamp`.

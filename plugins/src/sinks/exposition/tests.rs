@@ -193,6 +193,9 @@ async fn a_target_that_is_gone_leaves_at_once_and_only_something_newer_brings_it
     gone.attributes.insert(scrape::TOMBSTONE, "true");
     bench.sink.send(gone.clone()).await.unwrap();
     assert_eq!((bench.page().as_str(), bench.gauge("exposition_targets")), ("", 0));
+    // Also one that was wanted when its sending began.
+    bench.sink.store.put(late.labels.clone(), Entry::new(late.timestamp, &[])).unwrap();
+    assert_eq!(bench.gauge("exposition_targets"), 0);
     bench.sink.send(late).await.unwrap();
     assert_eq!(bench.page(), "");
     bench.advance(1);
