@@ -1,6 +1,7 @@
 //! Relabelling in a format without lines: what changed is taken apart and put together again.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use super::super::encode::encode_protobuf;
 use super::super::entry::{Label, RawValue};
@@ -20,43 +21,51 @@ pub fn relabel_protobuf(
     latest: i64,
 ) -> Result<Vec<u8>, RewriteError> {
     let in_time = |timestamp: Option<i64>| timestamp.is_none_or(|timestamp| timestamp <= latest);
-    let mut shelf = Vec::new();
+    let mut shelf = Shelf::default();
     for mut family in parse(Format::Protobuf, Mode::Compat, body)? {
         let samples = std::mem::take(&mut family.samples);
         let histograms = std::mem::take(&mut family.histograms);
-        let (name, at) = (family.name.clone(), shelf.len());
-        shelf.push(family);
+        let (name, kind) = (family.name.clone(), family.kind);
+        let at = shelf.push(family);
         for sample in samples.into_iter().filter(|sample| in_time(sample.timestamp)) {
             let Some((new, labels)) = relabelled(relabeling, &sample.name, &sample.labels)? else { continue };
             let same = Some(at).filter(|_| new == sample.name);
-            let home = home(&mut shelf, same, &new, MetricKind::Untyped);
+            let home = shelf.home(same, &new, MetricKind::Untyped);
             home.samples.push(Sample { name: new.into(), labels, ..sample });
         }
         for histogram in histograms.into_iter().filter(|histogram| in_time(histogram.timestamp)) {
             let Some((new, labels)) = relabelled(relabeling, &name, &histogram.labels)? else { continue };
-            let kind = shelf[at].kind;
-            let home = home(&mut shelf, Some(at).filter(|_| new == name), &new, kind);
+            let home = shelf.home(Some(at).filter(|_| new == name), &new, kind);
             home.histograms.push(HistogramSample { labels, ..histogram });
         }
     }
     let mut relabelled = Vec::with_capacity(body.len());
-    encode_protobuf(&shelf, &mut relabelled);
+    encode_protobuf(&shelf.families, &mut relabelled);
     Ok(relabelled)
 }
 
-/// The family of index `at`, or that of a series which has got a new name.
-fn home<'s, 'a>(
-    shelf: &'s mut Vec<Family<'a>>,
-    at: Option<usize>,
-    name: &str,
-    kind: MetricKind,
-) -> &'s mut Family<'a> {
-    let at = at.or_else(|| shelf.iter().position(|family| family.name == name && family.kind == kind));
-    let at = at.unwrap_or_else(|| {
-        shelf.push(Family::new(name.to_owned(), kind));
-        shelf.len() - 1
-    });
-    &mut shelf[at]
+/// The families that come out.
+#[derive(Default)]
+struct Shelf<'a> {
+    families: Vec<Family<'a>>,
+    /// Where the first of a name and a type is.
+    places: HashMap<(String, MetricKind), usize>,
+}
+
+impl<'a> Shelf<'a> {
+    fn push(&mut self, family: Family<'a>) -> usize {
+        let at = self.families.len();
+        self.places.entry((family.name.clone().into_owned(), family.kind)).or_insert(at);
+        self.families.push(family);
+        at
+    }
+
+    /// The family of index `at`, or that of a series which has got a new name.
+    fn home(&mut self, at: Option<usize>, name: &str, kind: MetricKind) -> &mut Family<'a> {
+        let at = at.or_else(|| self.places.get(&(name.to_owned(), kind)).copied());
+        let at = at.unwrap_or_else(|| self.push(Family::new(name.to_owned(), kind)));
+        &mut self.families[at]
+    }
 }
 
 /// The name and the labels that a series must be given; `None` if it is dropped.

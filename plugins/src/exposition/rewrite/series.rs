@@ -9,6 +9,8 @@ use super::super::relabel::{LabelSet, Rule, apply};
 
 /// The label under which relabelling sees the name of a series.
 const NAME: &str = "__name__";
+/// How much of the labels of a series an error shows, in characters: a body may be one label.
+const MOST_SHOWN: usize = 1000;
 
 /// Who was scraped, and by which rules its samples are relabelled.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +73,7 @@ impl<'a> Relabeling<'a> {
             return Err(Unfit::NoName);
         }
         if set.contains("") {
-            return Err(Unfit::Invalid(set.to_string()));
+            return Err(Unfit::Invalid(set.to_string().chars().take(MOST_SHOWN).collect()));
         }
         Ok(if self.is_as_exposed(exposed, set) { Fate::Kept } else { Fate::Changed })
     }

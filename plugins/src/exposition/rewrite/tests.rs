@@ -96,10 +96,21 @@ fn a_series_that_is_none_fails_the_scrape() {
         error,
         r#"invalid metric name or label names: {="1", __name__="a", b="1", instance="i", job="j"}"#
     );
+    let long = format!("a{{b=\"{}\"}} 1\n", "x".repeat(1 << 20));
+    let error = rewritten(Format::Text, &long, empty, false).unwrap_err();
+    assert!(error.len() < 2_000, "the error is as long as the body");
     let all = r#"[{"regex":".*","action":"labeldrop"}]"#;
     assert_eq!(text("a 1\n", all), "", "a series without any label is dropped");
     let error = rewritten(Format::Text, "a 1\nb b\n", DROP, false).unwrap_err();
     assert!(error.starts_with("line 2, column 3"), "{error}");
+}
+
+#[test]
+fn series_that_are_renamed_come_together_by_name() {
+    let rules = r#"[{"source_labels":["__name__"],"regex":"([ab]).*","target_label":"__name__","replacement":"${1}"}]"#;
+    let text =
+        protobuf("# TYPE a1 gauge\na1 1\n# TYPE b gauge\nb 2\n# TYPE a2 counter\na2{x=\"y\"} 3\n", rules);
+    assert_eq!(text, "# TYPE a untyped\na 1\na{x=\"y\"} 3\n# TYPE b gauge\nb 2\n");
 }
 
 /// A body in protobuf, relabelled, and shown as text.
