@@ -1,6 +1,7 @@
 //! Reads bodies: no more of them than allowed, counted after decompression. What large ones take
 //! together is bounded too: where there is no memory left for more of them, they wait, and end at their time limit
-//! if that takes too long. Bodies of usual size never wait.
+//! if that takes too long. One of them at a time grows on without waiting, since bodies that all wait for
+//! each other would wait for ever. Bodies of usual size never wait.
 
 use std::io::{self, Write};
 
@@ -29,7 +30,46 @@ const PAGES: usize = 768;
 /// Compressed data is taken in such pieces, of which none becomes much more than 1 MiB.
 const PIECE: usize = 1 << 10;
 
-static ROOM: Semaphore = Semaphore::const_new(PAGES);
+static ROOM: Room = Room::new(PAGES);
+
+/// Memory for large bodies.
+struct Room {
+    pages: Semaphore,
+    /// The right to grow without pages, for one body at a time: who holds it comes to its end, and frees
+    /// what the others wait for.
+    way_out: Semaphore,
+}
+
+/// What a body has of a room, until it is read.
+#[derive(Default)]
+struct Share<'a> {
+    pages: Option<SemaphorePermit<'a>>,
+    way_out: Option<SemaphorePermit<'a>>,
+}
+
+impl Room {
+    const fn new(pages: usize) -> Self {
+        Self { pages: Semaphore::const_new(pages), way_out: Semaphore::const_new(1) }
+    }
+
+    /// Waits until there is room for a body that takes `bytes`.
+    async fn grow<'a>(&'a self, share: &mut Share<'a>, bytes: usize) {
+        let wanted = (bytes.saturating_sub(USUAL) / PAGE).min(PAGES);
+        let missing = wanted.saturating_sub(share.pages.as_ref().map_or(0, SemaphorePermit::num_permits));
+        if missing == 0 || share.way_out.is_some() {
+            return;
+        }
+        // Semaphores that are never closed have no errors.
+        tokio::select! {
+            biased;
+            more = self.pages.acquire_many(missing as u32) => match (&mut share.pages, more) {
+                (Some(pages), Ok(more)) => pages.merge(more),
+                (pages, more) => *pages = more.ok(),
+            },
+            way_out = self.way_out.acquire() => share.way_out = way_out.ok(),
+        }
+    }
+}
 
 /// The whole body, decompressed if it is literally `Content-Encoding: gzip`.
 pub(super) async fn read(headers: &HeaderMap, mut body: AnswerBody, limit: Size) -> Result<Bytes, HttpError> {
@@ -47,33 +87,17 @@ pub(super) async fn read(headers: &HeaderMap, mut body: AnswerBody, limit: Size)
         Encoding::Gzip => Collector::Gzip(Box::new(MultiGzDecoder::new(Limited::new(limit)))),
         Encoding::Other(name) => return Err(HttpError::Encoding(name)),
     };
-    let (mut empty, mut room) = (true, None);
+    let (mut empty, mut share) = (true, Share::default());
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else { continue };
         empty &= data.is_empty();
         for piece in collector.pieces(&data) {
             collector.push(piece).map_err(|error| collector.explain(error, limit))?;
-            make_room(&ROOM, collector.buffer().data.capacity(), &mut room).await;
+            ROOM.grow(&mut share, collector.buffer().data.capacity()).await;
         }
     }
     // Nothing at all is not a gzip stream, but it is what a target without metrics sends.
     if empty { Ok(Bytes::new()) } else { collector.finish(limit) }
-}
-
-/// Waits until there is room for a body that takes `bytes`, of which `room` has some already.
-async fn make_room<'a>(pages: &'a Semaphore, bytes: usize, room: &mut Option<SemaphorePermit<'a>>) {
-    // One that needs more than there is gets all.
-    let wanted = (bytes.saturating_sub(USUAL) / PAGE).min(PAGES);
-    let missing = wanted.saturating_sub(room.as_ref().map_or(0, SemaphorePermit::num_permits));
-    if missing == 0 {
-        return;
-    }
-    // It is never closed, so an error cannot be.
-    let Ok(more) = pages.acquire_many(missing as u32).await else { return };
-    match room {
-        Some(room) => room.merge(more),
-        None => *room = Some(more),
-    }
 }
 
 /// Reads what nobody wants, if it is short: then the connection is free for the next request.
@@ -201,19 +225,40 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn large_bodies_wait_for_each_other_and_usual_ones_for_nobody() {
-        let pages = Semaphore::new(PAGES);
-        let (mut large, mut other, mut usual) = (None, None, None);
-        make_room(&pages, USUAL + PAGE * PAGES * 9, &mut large).await;
-        assert_eq!(pages.available_permits(), 0, "as much as there is, and no more");
-        assert!(make_room(&pages, USUAL + 2 * PAGE, &mut other).now_or_never().is_none());
-        assert!(make_room(&pages, USUAL, &mut usual).now_or_never().is_some());
+    /// So many pages beyond what is a body's own.
+    const fn pages(count: usize) -> usize {
+        USUAL + count * PAGE
+    }
+
+    #[test]
+    fn large_bodies_wait_for_each_other_and_usual_ones_for_nobody() {
+        let room = Room::new(PAGES);
+        let shares = || (Share::default(), Share::default(), Share::default());
+        let ((mut large, mut lucky, mut other), (mut usual, ..)) = (shares(), shares());
+        assert!(room.grow(&mut large, pages(PAGES * 9)).now_or_never().is_some());
+        assert_eq!(room.pages.available_permits(), 0, "as much as there is, and no more");
+        assert!(room.grow(&mut lucky, pages(2)).now_or_never().is_some(), "one needs no pages");
+        assert!(room.grow(&mut other, pages(2)).now_or_never().is_none());
+        assert!(room.grow(&mut usual, USUAL).now_or_never().is_some());
         drop(large);
-        make_room(&pages, USUAL + 2 * PAGE, &mut other).await;
-        make_room(&pages, USUAL + 5 * PAGE, &mut other).await;
-        assert_eq!(pages.available_permits(), PAGES - 5);
-        drop(other);
-        assert_eq!(pages.available_permits(), PAGES);
+        assert!(room.grow(&mut other, pages(2)).now_or_never().is_some());
+        assert!(room.grow(&mut other, pages(5)).now_or_never().is_some());
+        assert_eq!(room.pages.available_permits(), PAGES - 5);
+        drop((other, lucky));
+        assert_eq!((room.pages.available_permits(), room.way_out.available_permits()), (PAGES, 1));
+    }
+
+    #[test]
+    fn bodies_that_all_want_more_come_to_their_ends_one_after_the_other() {
+        let room = Room::new(PAGES);
+        let mut shares: Vec<_> = (0..PAGES / 16).map(|_| Share::default()).collect();
+        for share in &mut shares {
+            assert!(room.grow(share, pages(16)).now_or_never().is_some());
+        }
+        assert_eq!(room.pages.available_permits(), 0);
+        for (index, mut share) in shares.into_iter().enumerate() {
+            assert!(room.grow(&mut share, pages(48)).now_or_never().is_some(), "body {index}");
+            assert!(room.grow(&mut share, pages(112)).now_or_never().is_some(), "body {index}");
+        }
     }
 }
