@@ -26,6 +26,9 @@ pub struct LabelSet<'a> {
     pub(super) scratch: String,
 }
 
+/// Among so few labels to look at each is the fastest way to find one.
+const FEW: usize = 16;
+
 #[derive(Clone)]
 struct Label<'a> {
     name: Cow<'a, str>,
@@ -71,12 +74,19 @@ impl<'a> LabelSet<'a> {
 
     /// The value of a label; empty when it is not there.
     pub fn get(&self, name: &str) -> &str {
-        self.labels.iter().find(|label| label.name == name).map_or("", |label| &label.value)
+        self.find(name).map_or("", |at| &self.labels[at].value)
     }
 
     /// Whether the label is there.
     pub fn contains(&self, name: &str) -> bool {
-        self.labels.iter().any(|label| label.name == name)
+        self.find(name).is_some()
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        if self.labels.len() <= FEW {
+            return self.labels.iter().position(|label| label.name == name);
+        }
+        self.labels.binary_search_by(|label| label.name.as_ref().cmp(name)).ok()
     }
 
     /// Sets a label; an empty value removes it. The name is copied only where the label is new.
@@ -104,7 +114,7 @@ impl<'a> LabelSet<'a> {
 
     /// Removes a label, and returns the value that it had.
     pub fn remove(&mut self, name: &str) -> Option<Cow<'a, str>> {
-        let at = self.labels.iter().position(|label| label.name == name)?;
+        let at = self.find(name)?;
         Some(self.labels.remove(at).value)
     }
 
@@ -222,6 +232,20 @@ mod tests {
         assert_eq!(labels.to_string(), r#"{b="2", c="3"}"#);
         assert_eq!(labels.remove("c").as_deref(), Some("3"));
         assert_eq!(labels.remove("c"), None);
+    }
+
+    #[test]
+    fn many_labels_are_found_as_few_are() {
+        let names: Vec<_> = (0..100).rev().map(|number| format!("l{number}")).collect();
+        let mut labels = LabelSet::from_iter(names.iter().map(|name| (name.as_str(), name.as_str())));
+        labels.set("l5x", "new");
+        assert_eq!(labels.remove("l50").as_deref(), Some("l50"));
+        assert!(names.iter().all(|name| labels.contains(name) == (name != "l50")));
+        assert!(names.iter().all(|name| name == "l50" || labels.get(name) == name));
+        assert_eq!(
+            (labels.get("l5x"), labels.get("l50"), labels.get("l"), labels.get("m")),
+            ("new", "", "", "")
+        );
     }
 
     #[test]

@@ -152,3 +152,25 @@ fn a_metric_whose_series_part_is_none_any_more() {
         r#"[{"source_labels":["__name__"],"regex":"h_count","target_label":"__name__","replacement":"n"}]"#;
     assert!(protobuf(HISTOGRAM, renamed).contains("# TYPE n untyped\nn{a=\"1\"} 2\n"));
 }
+
+#[test]
+fn series_that_get_one_name_meet_in_one_family() {
+    let rename =
+        r#"[{"source_labels":["__name__"],"regex":"[ab]","target_label":"__name__","replacement":"n"}]"#;
+    let text = b"# TYPE n untyped\nn 1\n# TYPE a gauge\na{x=\"1\"} 2\n# TYPE b gauge\nb{x=\"2\"} 3\n";
+    let mut body = Vec::new();
+    encode_protobuf(&parse(Format::Text, Mode::Compat, text).unwrap(), &mut body);
+    let rules = rules(rename);
+    let relabeling = Relabeling { target: &TARGET, honor_labels: false, rules: &rules };
+    let rewritten = relabel(Format::Protobuf, &body, &relabeling).unwrap().unwrap();
+    let mut parser = Parser::new(Format::Protobuf, Mode::Compat, &rewritten);
+    let mut seen = Vec::new();
+    while let Some(entry) = parser.next_entry().unwrap() {
+        match entry {
+            Entry::Type { name, .. } => seen.push(format!("TYPE {name}")),
+            Entry::Sample { name, value, .. } => seen.push(format!("{name} {value}")),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(seen, ["TYPE n", "n 1", "n 2", "n 3"]);
+}
