@@ -29,6 +29,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const MOST_ANSWER: Size = Size(1 << 20);
 /// So long before it expires a token is not used any more.
 const MARGIN: Duration = Duration::from_secs(10);
+/// As much of what the server says as anybody reads, in characters.
+const MOST_SAID: usize = 200;
 const GRANT: &str = "client_credentials";
 
 /// How to get a token by the client credentials grant.
@@ -218,13 +220,18 @@ impl TokenSource {
                 let (token, way) = timeout(TIMEOUT, self.fetch(secret, state.way, agent))
                     .await
                     .unwrap_or(Err(HttpError::TimedOut(TIMEOUT)))
-                    .map_err(|error| HttpError::Token(self.endpoint.authority.clone(), error.to_string()))?;
+                    .map_err(|error| self.explain(&error))?;
                 state.way = Some(way);
                 state.token.insert(token).header.clone()
             }
         };
         headers.insert(AUTHORIZATION, header);
         Ok(())
+    }
+
+    fn explain(&self, error: &HttpError) -> HttpError {
+        let said = error.to_string().chars().take(MOST_SAID).collect();
+        HttpError::Token(self.endpoint.authority.clone(), said)
     }
 
     async fn fetch(

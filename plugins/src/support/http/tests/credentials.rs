@@ -266,6 +266,18 @@ async fn without_a_token_there_is_no_request() {
 }
 
 #[tokio::test]
+async fn what_a_token_server_says_does_not_fill_the_log() {
+    for (status, answer) in
+        [("400 Bad Request", json!({ "error": "x".repeat(100_000) })), ("200 OK", json!("x".repeat(100_000)))]
+    {
+        let tokens = TestServer::start(move |_| Answer::complete(status, &[], answer.to_string())).await;
+        let (client, target) = with_tokens(&tokens, json!({})).await;
+        let error = body_of(&client, &format!("http://{}/", target.address)).await.unwrap_err();
+        assert!(error.contains("xxxxx") && error.len() < 300, "{} bytes", error.len());
+    }
+}
+
+#[tokio::test]
 async fn a_token_server_that_stalls_costs_no_more_than_the_request_may_take() {
     let tokens = TestServer::start(|_| Answer::Stall(Bytes::new())).await;
     let (client, target) = with_tokens(&tokens, json!({})).await;
