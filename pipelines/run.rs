@@ -10,7 +10,7 @@ use prometheus_streams_core::error::{BoxError, BuildError, ConfigError};
 use prometheus_streams_core::pipeline::Agent;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::classic::{self, Note, Role};
 use crate::cli::Options;
@@ -91,15 +91,20 @@ fn write_pid(path: &Path) -> Result<(), BuildError> {
         .map_err(|error| BuildError::at("--pid", format!("cannot write {}: {error}", path.display())))
 }
 
-/// The signals that end the program.
+/// The signals that end the program, and the one by which others are told to read their configuration anew.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     fn listen() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
     /// The first signal drains; a second one means it.
@@ -112,9 +117,15 @@ impl Signals {
     }
 
     async fn next(&mut self) -> (&'static str, i32) {
-        tokio::select! {
-            _ = self.interrupt.recv() => ("SIGINT", SignalKind::interrupt().as_raw_value()),
-            _ = self.terminate.recv() => ("SIGTERM", SignalKind::terminate().as_raw_value()),
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return ("SIGINT", SignalKind::interrupt().as_raw_value()),
+                _ = self.terminate.recv() => return ("SIGTERM", SignalKind::terminate().as_raw_value()),
+                _ = self.hangup.recv() => warn!(
+                    "SIGHUP changes nothing: files of targets and secrets are followed anyway, and for a new \
+                     configuration restart the program"
+                ),
+            }
         }
     }
 }

@@ -179,6 +179,9 @@ async fn the_second_signal_ends_the_program_at_once() {
             break connection;
         }
     };
+    agent.signal("HUP");
+    let hangup = |line: &serde_json::Value| line["message"].as_str()?.starts_with("SIGHUP").then_some(());
+    agent.wait_for_log("a word on SIGHUP", hangup).await;
     agent.signal("TERM");
     agent.wait_for_log("draining", |line| line["signal"].as_str().map(str::to_owned)).await;
     agent.signal("INT");

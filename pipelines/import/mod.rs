@@ -203,11 +203,19 @@ impl<'a> Importer<'a> {
     fn external_labels(&mut self, value: &Value) {
         let file = self.file;
         for (name, value) in value.as_object().into_iter().flatten() {
+            let path = format!("global.external_labels.{name}");
             if matches!(name.as_str(), "job" | "instance") {
-                let path = format!("global.external_labels.{name}");
                 self.note(file, &path, "has no effect: every target has a label of this name, and that wins");
                 continue;
             }
+            self.note(
+                file,
+                &path,
+                format!(
+                    "becomes a label of every target, in place of one that it may have; a sample's own label of \
+                     this name becomes exported_{name}"
+                ),
+            );
             self.labels.insert(name.clone(), json!(jobs::external_label(value)));
         }
     }
@@ -347,7 +355,10 @@ impl<'a> Importer<'a> {
                 "subject": "prometheus.{publisher}.{job}.{instance}",
             }]),
         );
-        let yaml = serde_yaml::to_string(&json!({ "pipelines": { "poller": poller } }))?;
+        let yaml = serde_yaml::to_string(&json!({
+            "extensions": { "monitor": { "listen": "127.0.0.1:10000" } },
+            "pipelines": { "poller": poller },
+        }))?;
         let sinks = "\n    sinks:\n";
         let comment = "\n    # Put here where your scrapes go; this is an example.";
         let yaml = yaml.replacen(sinks, &format!("{comment}{sinks}"), 1);

@@ -22,11 +22,11 @@ const BEGINNING: usize = 1024;
 /// What an announced length may make us reserve before anything has come.
 const MOST_RESERVED: u64 = 1 << 20;
 /// Memory up to this is a body's own, in bytes.
-const USUAL: usize = 1 << 20;
+const USUAL: usize = 256 << 10;
 /// What is beyond that is counted in pages of so many bytes.
 const PAGE: usize = 64 << 10;
-/// The pages of all large bodies of the process that are being read: 48 MiB.
-const PAGES: usize = 768;
+/// The pages of all large bodies of the process that are being read: 24 MiB, and one that is as large as it may be.
+const PAGES: usize = 384;
 /// Compressed data is taken in such pieces, of which none becomes much more than 1 MiB.
 const PIECE: usize = 1 << 10;
 
