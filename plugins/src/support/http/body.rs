@@ -54,7 +54,7 @@ impl Room {
 
     /// Waits until there is room for a body that takes `bytes`.
     async fn grow<'a>(&'a self, share: &mut Share<'a>, bytes: usize) {
-        let wanted = (bytes.saturating_sub(USUAL) / PAGE).min(PAGES);
+        let wanted = bytes.saturating_sub(USUAL) / PAGE;
         let missing = wanted.saturating_sub(share.pages.as_ref().map_or(0, SemaphorePermit::num_permits));
         if missing == 0 || share.way_out.is_some() {
             return;
@@ -62,11 +62,13 @@ impl Room {
         // Semaphores that are never closed have no errors.
         tokio::select! {
             biased;
-            more = self.pages.acquire_many(missing as u32) => match (&mut share.pages, more) {
-                (Some(pages), Ok(more)) => pages.merge(more),
-                (pages, more) => *pages = more.ok(),
-            },
-            way_out = self.way_out.acquire() => share.way_out = way_out.ok(),
+            more = self.pages.acquire_many(missing as u32), if wanted <= PAGES => {
+                match (&mut share.pages, more) {
+                    (Some(pages), Ok(more)) => pages.merge(more),
+                    (pages, more) => *pages = more.ok(),
+                }
+            }
+            way_out = self.way_out.acquire() => *share = Share { pages: None, way_out: way_out.ok() },
         }
     }
 }
@@ -234,18 +236,25 @@ mod tests {
     fn large_bodies_wait_for_each_other_and_usual_ones_for_nobody() {
         let room = Room::new(PAGES);
         let shares = || (Share::default(), Share::default(), Share::default());
-        let ((mut large, mut lucky, mut other), (mut usual, ..)) = (shares(), shares());
-        assert!(room.grow(&mut large, pages(PAGES * 9)).now_or_never().is_some());
-        assert_eq!(room.pages.available_permits(), 0, "as much as there is, and no more");
-        assert!(room.grow(&mut lucky, pages(2)).now_or_never().is_some(), "one needs no pages");
+        let ((mut large, mut huge, mut other), (mut usual, ..)) = (shares(), shares());
+        assert!(room.grow(&mut large, pages(PAGES)).now_or_never().is_some());
+        assert!(room.grow(&mut huge, pages(2)).now_or_never().is_some(), "one needs no pages");
+        assert!(room.grow(&mut huge, pages(PAGES * 9)).now_or_never().is_some(), "however large it becomes");
         assert!(room.grow(&mut other, pages(2)).now_or_never().is_none());
         assert!(room.grow(&mut usual, USUAL).now_or_never().is_some());
         drop(large);
         assert!(room.grow(&mut other, pages(2)).now_or_never().is_some());
         assert!(room.grow(&mut other, pages(5)).now_or_never().is_some());
         assert_eq!(room.pages.available_permits(), PAGES - 5);
-        drop((other, lucky));
-        assert_eq!((room.pages.available_permits(), room.way_out.available_permits()), (PAGES, 1));
+        assert!(
+            room.grow(&mut other, pages(PAGES + 1)).now_or_never().is_none(),
+            "one is larger than all pages"
+        );
+        drop(huge);
+        assert!(room.grow(&mut other, pages(PAGES + 1)).now_or_never().is_some());
+        assert_eq!((room.pages.available_permits(), room.way_out.available_permits()), (PAGES, 0));
+        drop(other);
+        assert_eq!(room.way_out.available_permits(), 1);
     }
 
     #[test]
