@@ -32,13 +32,22 @@ pub(crate) fn read_leniently<T: DeserializeOwned>(mut tree: Value) -> Read<T> {
             Err(error) => {
                 let steps = steps(error.path());
                 if !removed.covers(&steps) {
-                    problems.add(removed.original_path(&steps), error.into_inner());
+                    problems.add(removed.original_path(&steps), without_text(error.into_inner().to_string()));
                 }
                 if problems.problems().len() >= MOST_PROBLEMS || !removed.take_out(&mut tree, steps) {
                     return Read { value: None, problems, removed };
                 }
             }
         }
+    }
+}
+
+/// A text where none belongs may be a secret; where it stands is said, and what it is need not be.
+fn without_text(message: String) -> String {
+    let text = message.strip_prefix("invalid type: string \"");
+    match text.and_then(|text| text.rsplit_once("\", expected ")) {
+        Some((_, expected)) => format!("invalid type: string, expected {expected}"),
+        None => message,
     }
 }
 
@@ -215,6 +224,13 @@ mod tests {
             .iter()
             .map(|problem| problem.path.clone())
             .collect()
+    }
+
+    #[test]
+    fn a_text_in_the_wrong_place_is_not_repeated() {
+        let tree = json!({ "interval": "1s", "targets": "the \", expected password" });
+        let problems = read_leniently::<Settings>(tree).problems;
+        assert_eq!(problems.problems()[0].message, "invalid type: string, expected a sequence");
     }
 
     #[test]
