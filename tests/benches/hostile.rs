@@ -101,7 +101,9 @@ async fn measure() {
     assert_eq!((good.up, good.skipped()), (good.scrapes, 0), "good targets were missed");
     assert_eq!(jobs.len(), HOSTILE.len());
     for (name, job) in jobs {
-        assert_eq!((job.sequences.len(), job.up), (OF_EACH_KIND, 0), "{name}");
+        assert_eq!(job.sequences.len(), OF_EACH_KIND, "{name}");
+        // A million empty labels are a scrape like any other to Prometheus, and to us where memory is left for it.
+        assert!(job.up == 0 || name == "labels", "{name} was up");
         assert!(job.longest < TIMEOUT + MARGIN, "{name} took {:?}", job.longest);
     }
     assert!(memory < MEMORY_LIMIT, "{} MiB in use", memory >> 20);
