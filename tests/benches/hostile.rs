@@ -33,7 +33,7 @@ const WINDOW: Duration = secs(60);
 /// Memory may not pass this.
 const MEMORY_LIMIT: u64 = 256 << 20;
 /// A scrape that ends this much after its timeout has not ended at its timeout.
-const MARGIN: Duration = Duration::from_millis(500);
+const MARGIN: Duration = secs(1);
 
 #[tokio::main]
 async fn main() {
