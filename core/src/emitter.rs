@@ -4,6 +4,7 @@
 //! asking for more.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -22,9 +23,45 @@ pub struct Capacity {
     pub bytes: u64,
 }
 
+/// In which order the sinks of a pipeline want what has piled up while they, or what lies before them, were
+/// away. A source that keeps a backlog asks [`Emitter::backlog`] and keeps to it; one that has none, as one that
+/// scrapes, need not ask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backlog {
+    /// As it comes: an event that failed may come again behind later ones of its labels. For sinks that
+    /// hold only the newest.
+    #[default]
+    Any,
+    /// Oldest first, and never an event behind a later one of its labels, not after a restart either. For sinks
+    /// that keep a history to which nothing can be added later.
+    Strict,
+    /// What is new comes at once; what is older than `after` comes beside it, oldest first, at most `rate`
+    /// events a second. For sinks that keep a history into which the past can be written later.
+    FreshFirst {
+        /// The age at which an event is of the past.
+        after: Duration,
+        /// The most events of the past in a second.
+        rate: u32,
+    },
+}
+
+impl Backlog {
+    /// The order that suits both: the stricter of the two. Of two rates the slower, of two ages the larger.
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Any, wish) | (wish, Self::Any) => wish,
+            (Self::Strict, _) | (_, Self::Strict) => Self::Strict,
+            (Self::FreshFirst { after, rate }, Self::FreshFirst { after: older, rate: slower }) => {
+                Self::FreshFirst { after: after.max(older), rate: rate.min(slower) }
+            }
+        }
+    }
+}
+
 /// The entrance of a pipeline. Clones share its room.
 #[derive(Clone)]
 pub struct Emitter {
+    backlog: Backlog,
     room: Arc<Semaphore>,
     weight: Arc<Weight>,
     paused: watch::Receiver<bool>,
@@ -49,6 +86,7 @@ impl Emitter {
     /// room until it is answered.
     pub(crate) fn new(
         capacity: Capacity,
+        backlog: Backlog,
         paused: watch::Receiver<bool>,
         ended: CancellationToken,
         metrics: Arc<PipelineMetrics>,
@@ -56,7 +94,12 @@ impl Emitter {
         let (queue, deliveries) = mpsc::unbounded_channel();
         let room = Arc::new(Semaphore::new(capacity.events.clamp(1, Semaphore::MAX_PERMITS)));
         let weight = Arc::new(Weight::new(capacity.bytes));
-        (Self { room, weight, paused, ended, queue, metrics }, deliveries)
+        (Self { backlog, room, weight, paused, ended, queue, metrics }, deliveries)
+    }
+
+    /// The order in which the sinks want what has piled up.
+    pub fn backlog(&self) -> Backlog {
+        self.backlog
     }
 
     /// Waits for room, sends, and returns the receipt of the outcome. Once the pipeline has ended,
@@ -168,12 +211,21 @@ mod tests {
     use crate::delivery::Outcome;
     use crate::metrics::Metrics;
 
+    #[test]
+    fn of_two_wishes_for_a_backlog_the_stricter_counts() {
+        let fresh = |secs, rate| Backlog::FreshFirst { after: Duration::from_secs(secs), rate };
+        assert_eq!(Backlog::Any.and(fresh(1, 2)), fresh(1, 2));
+        assert_eq!(fresh(1, 2).and(Backlog::Strict), Backlog::Strict);
+        assert_eq!(fresh(1, 2).and(fresh(3, 4)), fresh(3, 2));
+    }
+
     #[tokio::test]
     async fn heavy_events_take_the_room_of_many() {
         let (_pause, paused) = watch::channel(false);
         let metrics = Arc::new(PipelineMetrics::new(&Metrics::new(Registry::new()), "test"));
         let capacity = Capacity { events: 10, bytes: 10 };
-        let (emitter, mut queue) = Emitter::new(capacity, paused, CancellationToken::new(), metrics);
+        let (emitter, mut queue) =
+            Emitter::new(capacity, Backlog::Any, paused, CancellationToken::new(), metrics);
         let event = |bytes| Event::new(SystemTime::UNIX_EPOCH, vec![0; bytes]);
 
         let (first, second) = (emitter.try_reserve().unwrap(), emitter.try_reserve().unwrap());

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::Control;
-use crate::emitter::Emitter;
+use crate::emitter::{Backlog, Emitter};
 use crate::error::{BoxError, BuildError, SendError};
 use crate::event::Event;
 use crate::health::Health;
@@ -54,6 +54,12 @@ pub trait Sink: Send + Sync {
     /// # Errors
     /// Says whether a second try can help.
     async fn send(&self, event: Event) -> Result<(), SendError>;
+
+    /// In which order the sink wants what has piled up. With any wish but [`Backlog::Any`], an event that a
+    /// later try may help is tried for ever, unless `delivery` sets an end: what gives up is overtaken.
+    fn backlog(&self) -> Backlog {
+        Backlog::Any
+    }
 
     /// What the sink does beside its sends: serve a port, expire entries, keep a connection. Runs
     /// from the start of the pipeline until `shutdown`, which comes after the last send has been answered.

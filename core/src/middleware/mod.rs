@@ -84,7 +84,8 @@ pub struct RetryConfig {
     pub initial_interval: Span,
     /// The longest pause. Default `5s`.
     pub max_interval: Span,
-    /// No new attempt begins when so much time has passed since the first. Default `60s`.
+    /// No new attempt begins when so much time has passed since the first. Default `60s`; for a sink
+    /// that keeps its events in order, as `remote_write`, no end.
     pub max_elapsed_time: Option<Span>,
     /// Never give up. Default `false`.
     pub forever: bool,
@@ -160,6 +161,11 @@ impl DeliveryConfig {
             problems.add("circuit_breaker.open_for", format!("must not be longer than {LONGEST}"));
         }
         problems.or(())
+    }
+
+    /// Tries for ever, unless the settings say when to end.
+    pub(crate) fn never_give_up(&mut self) {
+        self.retry.forever |= self.retry.max_elapsed_time.is_none() && self.circuit_breaker.is_none();
     }
 
     /// Puts the layers around a sink. Needs a runtime: a rate limit is shared by a task.

@@ -13,7 +13,7 @@ use super::Agent;
 use super::run::{Pipeline, SinkStage, TransformStage};
 use crate::config::{Config, PipelineConfig, StageConfig, StageFrame};
 use crate::control::Control;
-use crate::emitter::Capacity;
+use crate::emitter::{Backlog, Capacity};
 use crate::error::{BuildError, ConfigError};
 use crate::health::HealthBoard;
 use crate::metrics::{Metrics, PipelineMetrics, SinkMetrics, TransformMetrics};
@@ -178,6 +178,9 @@ impl Builder {
         let mut delivery = delivery.unwrap_or_default();
         delivery.max_in_flight.get_or_insert(max_in_flight);
         delivery.newest_only.get_or_insert(newest_only);
+        if sink.backlog() != Backlog::Any {
+            delivery.never_give_up();
+        }
         let metrics = Arc::new(SinkMetrics::new(&self.metrics, pipeline, &name));
         Ok(SinkStage { name, sink: sink.into(), delivery, metrics })
     }

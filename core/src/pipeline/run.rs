@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
 use crate::delivery::{Delivery, Outcome};
-use crate::emitter::{Capacity, Emitter};
+use crate::emitter::{Backlog, Capacity, Emitter};
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::metrics::{PipelineMetrics, SinkMetrics, TransformMetrics};
@@ -62,7 +62,9 @@ impl Pipeline {
     pub(super) async fn run(self, shutdown: CancellationToken, grace: Duration) -> Result<(), BoxError> {
         let abort = CancellationToken::new();
         let sinks_end = CancellationToken::new();
-        let (emitter, deliveries) = Emitter::new(self.capacity, self.paused, abort.clone(), self.metrics);
+        let backlog = self.sinks.iter().map(|stage| stage.sink.backlog()).fold(Backlog::Any, Backlog::and);
+        let (emitter, deliveries) =
+            Emitter::new(self.capacity, backlog, self.paused, abort.clone(), self.metrics);
 
         let mut companions = JoinSet::new();
         let mut drivers = JoinSet::new();

@@ -19,7 +19,7 @@ use crate::stage::{Clock, StageContext, SystemClock};
 
 pub use laws::{SinkBench, SourceBench, check_sink, check_source};
 pub use memory::{MemorySink, MemorySource, Received};
-pub use rig::{Inlet, SinkRig, pipe};
+pub use rig::{Inlet, SinkRig, pipe, pipe_with};
 
 /// How long [`until`] waits before it says that a condition never came true.
 const PATIENCE: Duration = Duration::from_secs(20);

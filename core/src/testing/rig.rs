@@ -9,7 +9,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::{Delivery, Receipt};
-use crate::emitter::{Capacity, Emitter};
+use crate::emitter::{Backlog, Capacity, Emitter};
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::metrics::{Metrics, PipelineMetrics, SinkMetrics};
@@ -18,10 +18,15 @@ use crate::stage::Sink;
 
 /// A pipe with room for `capacity` unanswered events: one end for a source, one for the test.
 pub fn pipe(capacity: usize) -> (Emitter, Inlet) {
+    pipe_with(capacity, Backlog::Any)
+}
+
+/// [`pipe`] for sinks with a wish for the order of a backlog.
+pub fn pipe_with(capacity: usize, backlog: Backlog) -> (Emitter, Inlet) {
     let (pause, paused) = watch::channel(false);
     let metrics = Arc::new(PipelineMetrics::new(&Metrics::new(Registry::new()), "test"));
     let capacity = Capacity { events: capacity, bytes: u64::MAX };
-    let (emitter, deliveries) = Emitter::new(capacity, paused, CancellationToken::new(), metrics);
+    let (emitter, deliveries) = Emitter::new(capacity, backlog, paused, CancellationToken::new(), metrics);
     (emitter, Inlet { deliveries, pause })
 }
 
