@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use schemars::Schema;
 use serde_json::Value;
@@ -54,7 +55,7 @@ type BuildFn<S> = fn(Value, &StageContext) -> Result<Box<S>, BuildError>;
 pub(crate) enum Build {
     Source { build: BuildFn<dyn Source>, redelivers: bool },
     Transform(BuildFn<dyn Transform>),
-    Sink { build: BuildFn<dyn Sink>, max_in_flight: usize, newest_only: bool },
+    Sink { build: BuildFn<dyn Sink>, max_in_flight: usize, timeout: Duration, newest_only: bool },
     Extension(BuildFn<dyn Extension>),
 }
 
@@ -88,6 +89,7 @@ impl Registration {
             build: Build::Sink {
                 build: |tree, cx| settings::build(tree, |config: C| config.build(cx)),
                 max_in_flight: C::MAX_IN_FLIGHT,
+                timeout: C::TIMEOUT,
                 newest_only: C::NEWEST_ONLY,
             },
         }

@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -117,6 +117,9 @@ pub trait SinkConfig: DeserializeOwned + JsonSchema {
 
     /// How many events are in flight at once unless `delivery.max_in_flight` says otherwise.
     const MAX_IN_FLIGHT: usize = 8;
+
+    /// How long one attempt may take unless `delivery.timeout` says otherwise.
+    const TIMEOUT: Duration = Duration::from_secs(10);
 
     /// True where only the newest of several events of equal labels that *wait* is worth delivering,
     /// unless `delivery.newest_only` says otherwise. What is redelivered after a newer one has landed is

@@ -44,6 +44,7 @@ pub mod sinks {
     pub mod local_stream;
     pub mod nats;
     pub mod push_gateway;
+    pub mod remote_write;
 }
 
 pub mod extensions {

@@ -16,6 +16,7 @@ mod lanes;
 mod retry;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -36,6 +37,8 @@ pub(crate) use lanes::Lanes;
 
 /// More than any far side answers at once; a larger number is a slip of the pen.
 const MOST_IN_FLIGHT: usize = 100_000;
+/// How long an attempt may take where neither the configuration nor the sink says it.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than anybody waits; a longer time is a slip of the pen.
 const LONGEST: Span = Span::secs(365 * 24 * 3600);
 
@@ -46,8 +49,8 @@ pub(crate) type Stack = BoxCloneSyncService<Event, (), SendError>;
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DeliveryConfig {
-    /// How long one attempt may take. Default `10s`.
-    pub timeout: Span,
+    /// How long one attempt may take. The default is the sink's own, `10s` unless its reference says otherwise.
+    pub timeout: Option<Span>,
     /// How attempts that may yet succeed are repeated.
     pub retry: RetryConfig,
     /// At most so many attempts in a period. No limit unless set.
@@ -65,7 +68,7 @@ pub struct DeliveryConfig {
 impl Default for DeliveryConfig {
     fn default() -> Self {
         Self {
-            timeout: Span::secs(10),
+            timeout: None,
             retry: RetryConfig::default(),
             rate_limit: None,
             circuit_breaker: None,
@@ -134,7 +137,7 @@ impl DeliveryConfig {
                 problems.add(path, "must be more than zero");
             }
         };
-        positive("timeout", !self.timeout.0.is_zero());
+        positive("timeout", self.timeout.is_none_or(|timeout| !timeout.0.is_zero()));
         positive("retry.initial_interval", !self.retry.initial_interval.0.is_zero());
         positive("max_in_flight", self.max_in_flight != Some(0));
         if let Some(limit) = &self.rate_limit {
@@ -179,8 +182,8 @@ impl DeliveryConfig {
                 sink.send(event).await
             }
         });
-        let timed = ServiceBuilder::new().layer(TimeoutLayer::new(self.timeout.0)).service(attempt);
-        let timeout = self.timeout;
+        let timeout = self.timeout.unwrap_or(Span(TIMEOUT));
+        let timed = ServiceBuilder::new().layer(TimeoutLayer::new(timeout.0)).service(attempt);
         match &self.rate_limit {
             None => self.outer_layers(timed.map_err(move |error| send_error(error, timeout)), metrics, place),
             Some(limit) => {

@@ -19,6 +19,7 @@ use crate::health::HealthBoard;
 use crate::metrics::{Metrics, PipelineMetrics, SinkMetrics, TransformMetrics};
 use crate::registry::{self, Build, Kind, Registration};
 use crate::stage::{Clock, Extension, Sink, Source, StageContext, Transform};
+use crate::values::Span;
 
 /// How long a shutdown waits for what is in flight, unless the configuration says otherwise.
 const GRACE: Duration = Duration::from_secs(10);
@@ -170,13 +171,14 @@ impl Builder {
         names: &mut BTreeSet<String>,
     ) -> Result<SinkStage, BuildError> {
         let (stage, settings) = self.open(pipeline, Kind::Sink, stage, names)?;
-        let Build::Sink { build, max_in_flight, newest_only } = stage.registration.build else {
+        let Build::Sink { build, max_in_flight, timeout, newest_only } = stage.registration.build else {
             return Err(BuildError::at("type", "is not a sink"));
         };
         let built: Result<Box<dyn Sink>, _> = build(settings, &stage.context);
         let (name, sink, delivery) = stage.finish(built)?;
         let mut delivery = delivery.unwrap_or_default();
         delivery.max_in_flight.get_or_insert(max_in_flight);
+        delivery.timeout.get_or_insert(Span(timeout));
         delivery.newest_only.get_or_insert(newest_only);
         if sink.backlog() != Backlog::Any {
             delivery.never_give_up();

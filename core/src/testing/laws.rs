@@ -49,7 +49,7 @@ pub trait SinkBench: Send + Sync {
 /// Quick retries, so that the laws need no long waits.
 fn quick(max_elapsed: Duration) -> DeliveryConfig {
     DeliveryConfig {
-        timeout: Span::secs(2),
+        timeout: Some(Span::secs(2)),
         retry: RetryConfig {
             initial_interval: Span::millis(20),
             max_interval: Span::millis(200),

@@ -24,6 +24,20 @@ pub enum Unreadable {
 
 const TEXT: &str = "text format 0.0.4";
 
+/// The name of the series that says whether the scrape succeeded.
+pub const UP: &str = "up";
+
+/// Something that Prometheus says of every scrape, as a series of its own.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fact {
+    /// The name of the series.
+    pub name: &'static str,
+    /// What it means.
+    pub help: &'static str,
+    /// Its value.
+    pub value: f64,
+}
+
 /// The families of a scrape in the types of text format 0.0.4, without the labels of its target, and whether the body could be read. If
 /// not, they are those of a failed scrape, as for a Prometheus that scrapes such a target: `up 0`.
 ///
@@ -52,15 +66,24 @@ fn read(event: &Event) -> Result<Vec<Family<'_>>, Unreadable> {
     if !scrape::is_up(event) {
         return Ok(Vec::new());
     }
+    exposition::parse(format(event).unwrap_or(Format::Text), Mode::Compat, &event.body)
+        .map_err(|error| unreadable(event, error))
+}
+
+/// The format of the body, as far as the target said it; what is of none is read as text.
+pub fn format(event: &Event) -> Option<Format> {
+    Format::from_content_type(event.attributes.get(scrape::CONTENT_TYPE).unwrap_or_default())
+}
+
+/// What it means that the body of an event could not be read.
+pub fn unreadable(event: &Event, error: ParseError) -> Unreadable {
     let content_type = event.attributes.get(scrape::CONTENT_TYPE).unwrap_or_default();
-    let format = Format::from_content_type(content_type);
-    exposition::parse(format.unwrap_or(Format::Text), Mode::Compat, &event.body).map_err(|error| match format
-    {
+    match format(event) {
         None if !content_type.is_empty() => Unreadable::Other(error, content_type.to_owned()),
         Some(Format::OpenMetrics) => Unreadable::Broken("OpenMetrics", error),
         Some(Format::Protobuf) => Unreadable::Broken("protobuf", error),
         None | Some(Format::Text) => Unreadable::Broken(TEXT, error),
-    })
+    }
 }
 
 fn forget_timestamps(families: &mut [Family<'_>]) {
@@ -70,17 +93,17 @@ fn forget_timestamps(families: &mut [Family<'_>]) {
     }
 }
 
-/// The time of the scrape is in it because neither a gateway nor a page tells it: without it nobody
-/// could tell an old value from a new one. What the scrape does not say, as one of an older poller, is
-/// counted from its body.
-fn report<'a>(event: &Event, is_readable: bool, scraped: &[Family<'_>]) -> Vec<Family<'a>> {
-    let is_up = scrape::is_up(event) && is_readable;
-    let counted =
-        || scraped.iter().map(|family| family.samples.len() + family.histograms.len()).sum::<usize>();
+/// What Prometheus says of a scrape: `up` first, then the others as far as they are known. What the scrape
+/// does not say, as one of an older poller, is that it `counted` so many samples in its body.
+pub fn facts(event: &Event, counted: usize) -> Vec<Fact> {
     let fact = |name| scrape::number(&event.attributes, name).map(|number| number as f64);
-    let samples = fact(scrape::SAMPLES_SCRAPED).unwrap_or_else(|| counted() as f64);
-    let report = [
-        ("up", "1 if the last scrape of the target succeeded.", Some(f64::from(u8::from(is_up)))),
+    let samples = fact(scrape::SAMPLES_SCRAPED).unwrap_or(counted as f64);
+    let facts = [
+        (
+            UP,
+            "1 if the last scrape of the target succeeded.",
+            Some(f64::from(u8::from(scrape::is_up(event)))),
+        ),
         (
             "scrape_duration_seconds",
             "How long the scrape took.",
@@ -93,13 +116,19 @@ fn report<'a>(event: &Event, is_readable: bool, scraped: &[Family<'_>]) -> Vec<F
             fact(scrape::SAMPLES_POST_RELABELING).or(Some(samples)),
         ),
         ("scrape_series_added", "Series that were new in the scrape.", fact(scrape::SERIES_ADDED)),
-        (
-            TIMESTAMP,
-            "When the target was scraped, in seconds since 1970.",
-            Some(unix_seconds(event.timestamp)),
-        ),
     ];
-    report.into_iter().filter_map(|(name, help, value)| Some(gauge(name, help, value?))).collect()
+    facts.into_iter().filter_map(|(name, help, value)| Some(Fact { name, help, value: value? })).collect()
+}
+
+/// The time of the scrape is in it because neither a gateway nor a page tells it: without it nobody
+/// could tell an old value from a new one.
+fn report<'a>(event: &Event, is_readable: bool, scraped: &[Family<'_>]) -> Vec<Family<'a>> {
+    let counted = scraped.iter().map(|family| family.samples.len() + family.histograms.len()).sum::<usize>();
+    let facts = facts(event, counted).into_iter().map(|Fact { name, help, value }| {
+        gauge(name, help, if name == UP && !is_readable { 0.0 } else { value })
+    });
+    let taken = "When the target was scraped, in seconds since 1970.";
+    facts.chain([gauge(TIMESTAMP, taken, unix_seconds(event.timestamp))]).collect()
 }
 
 fn gauge<'a>(name: &'a str, help: &'a str, value: f64) -> Family<'a> {

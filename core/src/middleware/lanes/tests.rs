@@ -83,7 +83,7 @@ async fn only_the_newest_waits_whatever_the_order_of_arrival() {
 #[tokio::test(start_paused = true)]
 async fn an_attempt_that_takes_too_long_is_repeated_until_the_budget_is_spent() {
     let delivery = DeliveryConfig {
-        timeout: Span::secs(1),
+        timeout: Some(Span::secs(1)),
         retry: RetryConfig { max_elapsed_time: Some(Span::secs(10)), ..RetryConfig::default() },
         ..DeliveryConfig::default()
     };

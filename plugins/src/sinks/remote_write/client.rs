@@ -1,0 +1,188 @@
+//! The conversation with a receiver: one request at a time, in the message that it understands.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
+use hyper::{Method, Request, Uri};
+use prometheus_streams_core::health::Health;
+use prometheus_streams_core::values::Size;
+use tokio::time::Instant;
+
+use super::answer::{Answer, Refusal, Trouble, judge};
+use super::families::Families;
+use super::metrics::WriteMetrics;
+use super::wire::{Message, MessageChoice, Slice};
+use crate::support::http::{HttpClient, Limits};
+
+const AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("prometheus-streams/", env!("CARGO_PKG_VERSION")));
+const SNAPPY: HeaderValue = HeaderValue::from_static("snappy");
+const VERSION: HeaderName = HeaderName::from_static("x-prometheus-remote-write-version");
+
+/// A receiver that took a request says next to nothing; of one that did not, the beginning is read.
+const MOST_ANSWER: Size = Size(64 << 10);
+
+/// A receiver, and how we talk to it.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    pub(super) client: HttpClient,
+    pub(super) uri: Uri,
+    pub(super) timeout: Duration,
+    pub(super) language: Language,
+    pub(super) families: Families,
+    pub(super) metrics: WriteMetrics,
+    pub(super) health: Health,
+    pub(super) pause: Pause,
+}
+
+impl Receiver {
+    /// Sends rows in one request, in the message that the receiver takes.
+    pub(super) async fn write(&self, slices: &[Slice]) -> Answer {
+        let message = self.language.now();
+        let answer = self.exchange(message, slices).await;
+        let answer = match answer {
+            Answer::OtherMessage(refusal) => self.try_other(refusal, slices).await,
+            known => {
+                if !matches!(known, Answer::Later(_)) {
+                    self.language.settle(message);
+                }
+                known
+            }
+        };
+        self.note(&answer);
+        answer
+    }
+
+    /// Says again in the message of 1.0 what was not understood in that of 2.0. A receiver that refuses both
+    /// has looked at the data.
+    async fn try_other(&self, refusal: Refusal, slices: &[Slice]) -> Answer {
+        if !self.language.may_change() {
+            return Answer::Bad(refusal);
+        }
+        let answer = self.exchange(Message::V1, slices).await;
+        if answer == Answer::Taken && self.language.settle(Message::V1) {
+            tracing::info!(because = refusal.0, "the receiver does not take remote write 2.0; sending 1.0");
+        }
+        answer
+    }
+
+    async fn exchange(&self, message: Message, slices: &[Slice]) -> Answer {
+        let families = if message == Message::V1 { self.families.due(slices) } else { Vec::new() };
+        let body = message.encode(slices, &families);
+        let packed = match snap::raw::Encoder::new().compress_vec(&body) {
+            Ok(packed) => packed,
+            Err(error) => return Answer::Bad(Refusal(format!("cannot compress the request: {error}"))),
+        };
+        let length = packed.len();
+        let began = Instant::now();
+        let limits = Limits { timeout: self.timeout, max_body: MOST_ANSWER, redirects: 0 };
+        let answered = self.client.send(self.request(message, packed), &limits).await;
+        self.metrics.time.observe(began.elapsed().as_secs_f64());
+        match answered {
+            Ok(response) => {
+                self.metrics.answered(response.status());
+                let answer = judge(&response, message == Message::V2);
+                if answer == Answer::Taken {
+                    self.metrics.taken(slices, length);
+                    self.families.told(&families);
+                }
+                answer
+            }
+            Err(error) => {
+                self.metrics.unanswered();
+                let why = format!("cannot write to {}: {error}", self.uri);
+                Answer::Later(Trouble { why, retry_after: None })
+            }
+        }
+    }
+
+    fn request(&self, message: Message, body: Vec<u8>) -> Request<Bytes> {
+        let mut request = Request::new(Bytes::from(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.uri.clone();
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(message.content_type()));
+        headers.insert(CONTENT_ENCODING, SNAPPY);
+        headers.insert(VERSION, HeaderValue::from_static(message.version()));
+        headers.insert(USER_AGENT, AGENT);
+        request
+    }
+
+    fn note(&self, answer: &Answer) {
+        match answer {
+            Answer::Later(trouble) => {
+                self.pause.trouble(trouble);
+                self.health.degraded(&trouble.why);
+            }
+            Answer::Unwanted(Refusal(why)) => self.health.degraded(why),
+            Answer::Taken | Answer::Bad(_) | Answer::OtherMessage(_) => self.health.ready(),
+        }
+    }
+}
+
+/// Which message the receiver takes, as far as that is known.
+#[derive(Debug)]
+pub(super) struct Language(AtomicU8);
+
+const UNKNOWN: u8 = 0;
+const V1: u8 = 1;
+const V2: u8 = 2;
+
+impl Language {
+    pub(super) fn new(choice: MessageChoice) -> Self {
+        Self(AtomicU8::new(match choice {
+            MessageChoice::Auto => UNKNOWN,
+            MessageChoice::V1 => V1,
+            MessageChoice::V2 => V2,
+        }))
+    }
+
+    /// The message to send now.
+    fn now(&self) -> Message {
+        if self.0.load(Ordering::Relaxed) == V1 { Message::V1 } else { Message::V2 }
+    }
+
+    fn may_change(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == UNKNOWN
+    }
+
+    /// The receiver takes this message. True if that is news.
+    fn settle(&self, message: Message) -> bool {
+        let known = if message == Message::V1 { V1 } else { V2 };
+        self.0.compare_exchange(UNKNOWN, known, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+/// When the receiver was last in trouble, and until when it asked to be left alone.
+#[derive(Debug, Default)]
+pub(super) struct Pause(Mutex<(Option<Instant>, Option<(Instant, String)>)>);
+
+impl Pause {
+    fn trouble(&self, trouble: &Trouble) {
+        let now = Instant::now();
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.0 = Some(now);
+        if let Some(wait) = trouble.retry_after {
+            known.1 = Some((now + wait, trouble.why.clone()));
+        }
+    }
+
+    /// Nothing, or what the receiver said when it asked to wait, and how long that still is.
+    pub(super) fn left(&self) -> Option<Trouble> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (until, why) = known.1.as_ref()?;
+        let left = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+        Some(Trouble { why: why.clone(), retry_after: Some(left) })
+    }
+
+    /// When a request last failed for the sake of the receiver.
+    pub(super) fn last_trouble(&self) -> Option<Instant> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+/// A receiver that all shards share.
+pub(super) type SharedReceiver = Arc<Receiver>;
