@@ -20,6 +20,7 @@ mod parse;
 mod parts;
 mod proxies;
 mod push_gateway;
+mod remote_write;
 mod scraping;
 mod side_by_side;
 mod support;

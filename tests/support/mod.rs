@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod certs;
 pub mod configs;
+pub mod dump;
 pub mod exporters;
 pub mod fleet;
 pub mod freezer;

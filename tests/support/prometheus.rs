@@ -116,9 +116,23 @@ impl PushGateway {
 impl Prometheus {
     /// A server that reads `scrape_configs`, as that key of its configuration has them, every second.
     pub async fn start(scrape_configs: Value) -> Self {
+        Self::with(json!({ "scrape_configs": scrape_configs }), &[]).await
+    }
+
+    /// A server that takes remote writes, with this more in its configuration.
+    pub async fn receiving(config: Value) -> Self {
+        Self::with(
+            config,
+            &["--web.enable-remote-write-receiver", "--enable-feature=exemplar-storage,native-histograms"],
+        )
+        .await
+    }
+
+    /// A server with this configuration and these flags.
+    pub async fn with(mut config: Value, flags: &'static [&'static str]) -> Self {
         let program = program("prometheus", "prometheus");
-        let global = json!({ "scrape_interval": "1s", "scrape_timeout": "1s" });
-        let config = json!({ "global": global, "scrape_configs": scrape_configs }).to_string();
+        config["global"] = json!({ "scrape_interval": "1s", "scrape_timeout": "1s" });
+        let config = config.to_string();
         let server = Server::start("prometheus", Ready::Http("/-/ready"), temp_dir(), move |port, dir| {
             let file = dir.join("prometheus.yml");
             std::fs::write(&file, &config).expect("write the configuration of Prometheus");
@@ -127,7 +141,8 @@ impl Prometheus {
                 .arg(format!("--config.file={}", file.display()))
                 .arg(format!("--storage.tsdb.path={}", dir.join("data").display()))
                 .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-                .args(["--log.level=warn", "--web.console.libraries=.", "--web.console.templates=."]);
+                .args(["--log.level=warn", "--web.console.libraries=.", "--web.console.templates=."])
+                .args(flags);
             command
         });
         Self(server.await)
@@ -152,6 +167,11 @@ impl Prometheus {
             "static_configs": [{ "targets": [address] }],
         }]))
         .await
+    }
+
+    /// Where it takes remote writes.
+    pub fn write_url(&self) -> String {
+        format!("{}/api/v1/write", self.url())
     }
 
     /// The result of an instant query: a list of `{ metric, value: [time, text] }`.

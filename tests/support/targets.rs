@@ -47,6 +47,8 @@ pub enum Behaviour {
     Huge(u64),
     /// 200 and these bytes, said to be gzip.
     Gzip(Bytes),
+    /// One after the other, to each scraper from the first on; the last one for ever.
+    Script(Arc<[Behaviour]>),
 }
 
 impl Behaviour {
@@ -70,6 +72,20 @@ struct State {
     seq: AtomicU64,
     behaviours: Mutex<HashMap<String, Behaviour>>,
     served: Mutex<Vec<Served>>,
+    /// How far each scraper has come in the script of each target.
+    played: Mutex<HashMap<(String, String), usize>>,
+}
+
+impl State {
+    /// What a target does next for the scraper of this name.
+    fn next(&self, target: &str, scraper: &str) -> Behaviour {
+        let behaviour = lock(&self.behaviours).get(target).cloned().unwrap_or_default();
+        let Behaviour::Script(script) = behaviour else { return behaviour };
+        let mut played = lock(&self.played);
+        let at = played.entry((target.to_owned(), scraper.to_owned())).or_default();
+        *at += 1;
+        script[(*at - 1).min(script.len() - 1)].clone()
+    }
 }
 
 pub struct Targets {
@@ -115,6 +131,11 @@ impl Targets {
     /// What was served so far, oldest first.
     pub fn served(&self) -> Vec<Served> {
         lock(&self.state.served).clone()
+    }
+
+    /// How many answers each scraper has had from each target that plays a script.
+    pub fn played(&self) -> HashMap<(String, String), usize> {
+        lock(&self.state.played).clone()
     }
 
     /// The newest number that each target has handed out.
@@ -164,8 +185,9 @@ async fn serve(socket: impl AsyncRead + AsyncWrite + Unpin + 'static, state: Arc
 async fn answer(request: Request<Incoming>, state: &State) -> Response<Body> {
     let target =
         request.uri().path().trim_start_matches('/').split('/').next().unwrap_or_default().to_owned();
-    let behaviour = lock(&state.behaviours).get(&target).cloned().unwrap_or_default();
     let headers = request.headers().clone();
+    let scraper = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    let behaviour = state.next(&target, scraper);
     let remember = |seq| lock(&state.served).push(Served { target: target.clone(), seq, headers });
     let Behaviour::Probe = behaviour else {
         remember(0);
@@ -181,7 +203,7 @@ async fn answer(request: Request<Incoming>, state: &State) -> Response<Body> {
 
 async fn scripted(behaviour: Behaviour) -> Response<Body> {
     match behaviour {
-        Behaviour::Probe | Behaviour::Empty => text_of(""),
+        Behaviour::Probe | Behaviour::Empty | Behaviour::Script(_) => text_of(""),
         Behaviour::Text(text) => text_of(text),
         Behaviour::Html => {
             let mut page = text_of("<html><body><h1>Sign in</h1></body></html>\n");

@@ -46,7 +46,7 @@ const LONGEST: Span = Span::secs(365 * 24 * 3600);
 pub(crate) type Stack = BoxCloneSyncService<Event, (), SendError>;
 
 /// How events are delivered to a sink. Every key is optional.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DeliveryConfig {
     /// How long one attempt may take. The default is the sink's own, `10s` unless its reference says otherwise.
@@ -63,19 +63,6 @@ pub struct DeliveryConfig {
     /// Deliver only the newest of several waiting events of equal labels; the older ones are
     /// acknowledged and counted as superseded. The default is the sink's own.
     pub newest_only: Option<bool>,
-}
-
-impl Default for DeliveryConfig {
-    fn default() -> Self {
-        Self {
-            timeout: None,
-            retry: RetryConfig::default(),
-            rate_limit: None,
-            circuit_breaker: None,
-            max_in_flight: None,
-            newest_only: None,
-        }
-    }
 }
 
 /// How attempts are repeated: pauses double from `initial_interval` to `max_interval`, each with up to
