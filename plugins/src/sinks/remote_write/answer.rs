@@ -66,22 +66,21 @@ impl Refusal {
     }
 }
 
-/// Reads an answer. `says_written` is whether the message was one whose receivers say what they have written.
-pub(super) fn judge(response: &Response<bytes::Bytes>, says_written: bool) -> Answer {
+/// Reads an answer. `is_probe` is whether this is a message of 2.0 to a receiver of which it is not known whether it
+/// takes them: one that does says what it has written.
+pub(super) fn judge(response: &Response<bytes::Bytes>, is_probe: bool) -> Answer {
     let status = response.status();
     let refusal = Refusal(words(status, response.body()));
-    let is_of_2 = says_written && has_written(response.headers());
+    let is_of_1 = is_probe && !has_written(response.headers());
     match status.as_u16() {
-        200..=299 if says_written && !is_of_2 => {
+        200..=299 if is_of_1 => {
             Answer::OtherMessage(Refusal(format!("{status} without the header {WRITTEN}")))
         }
         200..=299 => Answer::Taken,
-        415 if says_written => Answer::OtherMessage(refusal),
+        415 if is_probe => Answer::OtherMessage(refusal),
         401 | 403 | 404 | 405 | 407 => Answer::Unwanted(refusal),
         429 => Answer::Later(Trouble { why: refusal.0, retry_after: retry_after(response.headers()) }),
-        400..=499 if says_written && !is_of_2 && status == StatusCode::BAD_REQUEST => {
-            Answer::OtherMessage(refusal)
-        }
+        400 if is_of_1 => Answer::OtherMessage(refusal),
         400..=499 => Answer::Bad(refusal),
         500..=599 if refusal.is_final() => Answer::Bad(refusal),
         _ => Answer::Later(Trouble { why: refusal.0, retry_after: retry_after(response.headers()) }),
@@ -115,12 +114,12 @@ fn words(status: StatusCode, body: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn answer(status: u16, headers: &[(&str, &str)], words: &str, says_written: bool) -> Answer {
+    fn answer(status: u16, headers: &[(&str, &str)], words: &str, is_probe: bool) -> Answer {
         let mut response = Response::builder().status(status);
         for (name, value) in headers {
             response = response.header(*name, *value);
         }
-        judge(&response.body(words.to_owned().into()).unwrap(), says_written)
+        judge(&response.body(words.to_owned().into()).unwrap(), is_probe)
     }
 
     #[test]

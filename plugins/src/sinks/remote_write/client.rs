@@ -84,7 +84,7 @@ impl Receiver {
         match answered {
             Ok(response) => {
                 self.metrics.answered(response.status());
-                let answer = judge(&response, message == Message::V2);
+                let answer = judge(&response, message == Message::V2 && self.language.may_change());
                 if answer == Answer::Taken {
                     self.metrics.taken(slices, length);
                     self.families.told(&families);

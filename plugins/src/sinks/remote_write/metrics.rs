@@ -16,6 +16,7 @@ pub(super) struct WriteMetrics {
     newest: IntGauge,
     pub(super) refused: IntCounter,
     pub(super) left_out: IntCounter,
+    pub(super) known: IntCounter,
     pub(super) stale: IntCounter,
     pub(super) targets: IntGauge,
     pub(super) forgotten: IntCounter,
@@ -58,6 +59,10 @@ impl WriteMetrics {
             left_out: counter(
                 "samples_left_out_total",
                 "Samples with timestamps of their own for which the receiver has no place any more.",
+            ),
+            known: counter(
+                "scrapes_known_total",
+                "Scrapes that came again after a start, and that the receiver had from before it.",
             ),
             stale: counter("stale_markers_total", "Staleness markers made for series that ended."),
             targets: gauge("targets", "Targets whose series are remembered, to mark their ends."),

@@ -20,7 +20,8 @@
 //! **Series end.** As a Prometheus does, this writes a staleness marker when a series is gone from a scrape, when a
 //! scrape fails, and when a target is dropped. When nothing more comes of a target for `stale_after`, its series end
 //! right behind its last scrape; what arrives late is written all the same. Which series a target has is
-//! remembered, but not across a restart.
+//! remembered, but not across a restart. What was written before one and comes again, because it was not
+//! acknowledged, a receiver refuses as out of order; until something is new it is counted and let pass.
 
 mod answer;
 mod catalogue;
@@ -54,7 +55,7 @@ use self::queue::{Batching, Refused, Shards};
 use self::read::Reading;
 use self::series::Scrape;
 pub use self::settings::{BackfillSettings, MetadataSettings, Order, QueueSettings, RemoteWriteConfig};
-use self::targets::{Shared, Targets};
+use self::targets::{Shared, Step, Targets};
 pub use self::wire::MessageChoice;
 use crate::support::envelope::labels_hash;
 use crate::support::scrape;
@@ -75,6 +76,13 @@ struct RemoteWrite {
     stale_after: Duration,
     backlog: Backlog,
     health: Health,
+}
+
+/// Whether a receiver has something newer of the series that comes with every scrape, the first. Of a target that
+/// nothing has been written of since the start, this is then a scrape that was written before the start, and comes
+/// again because it was not acknowledged.
+fn is_known(refused: &Refused) -> bool {
+    refused.iter().any(|(row, why)| *row == 0 && why.is_about_time())
 }
 
 #[async_trait]
@@ -110,10 +118,17 @@ impl RemoteWrite {
         let mut target = target.lock().await;
         let (mut scrape, readable) = self.reading.read(event);
         let step = target.follow(event, &mut scrape);
+        if matches!(step, Step::Needless) {
+            return Ok(());
+        }
         let scrape = Arc::new(scrape);
         let refused = self.deliver(&event.labels, &scrape).await?;
-        target.take(step);
         readable.map_err(SendError::permanent)?;
+        if target.is_new() && is_known(&refused) {
+            self.receiver.metrics.known.inc();
+            return Ok(());
+        }
+        target.take(step);
         self.judge(&scrape, &refused)
     }
 

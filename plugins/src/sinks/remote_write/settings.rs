@@ -191,7 +191,7 @@ impl SinkConfig for RemoteWriteConfig {
     const TYPE: &'static str = "remote_write";
 
     /// Scrapes of many small targets make up one request.
-    const MAX_IN_FLIGHT: usize = 1024;
+    const MAX_IN_FLIGHT: usize = 256;
 
     /// Waiting in the queue, and as many requests as a large scrape takes.
     const TIMEOUT: Duration = Duration::from_secs(120);

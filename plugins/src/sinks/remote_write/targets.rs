@@ -50,6 +50,8 @@ pub(super) struct Line {
     last: Option<i64>,
     /// Which facts it told beside those that every scrape tells.
     facts: Attributes,
+    /// The slot that it was for, if it was good.
+    good_slot: Option<u64>,
     /// Its series; nothing if it has none, or failed.
     catalogue: Option<Arc<Catalogue>>,
 }
@@ -62,6 +64,8 @@ pub(super) enum Step {
     Behind(Line),
     /// It is older than both.
     Nothing,
+    /// It failed, and the other poller of a pair has a good one of the same slot.
+    Needless,
 }
 
 impl Targets {
@@ -111,6 +115,10 @@ impl Target {
         if line.last.is_some_and(|last| timestamp < last) {
             return Step::Nothing;
         }
+        let slot = scrape::number(&event.attributes, scrape::SLOT);
+        if !scrape::is_up(event) && slot.is_some() && slot == line.good_slot {
+            return Step::Needless;
+        }
         let catalogue = match &line.catalogue {
             Some(known) if known.is_of(scrape) => Some(Arc::clone(known)),
             known => {
@@ -122,7 +130,8 @@ impl Target {
         };
         let facts = [scrape::DURATION, scrape::SERIES_ADDED].into_iter();
         let facts = facts.filter_map(|name| Some((name, event.attributes.get(name).map(|_| "0")?)));
-        let next = Line { last: Some(timestamp), facts: facts.collect(), catalogue };
+        let good_slot = slot.filter(|_| scrape::is_up(event));
+        let next = Line { last: Some(timestamp), facts: facts.collect(), good_slot, catalogue };
         if is_front { Step::Front(next) } else { Step::Behind(next) }
     }
 
@@ -154,13 +163,18 @@ impl Target {
         scrape
     }
 
+    /// Whether nothing was written of it since the start.
+    pub(super) fn is_new(&self) -> bool {
+        self.front.last.is_none()
+    }
+
     /// The receiver has taken a scrape.
     pub(super) fn take(&mut self, step: Step) {
         self.heard = Instant::now();
         match step {
             Step::Front(next) => self.front = next,
             Step::Behind(next) => self.behind = next,
-            Step::Nothing => {}
+            Step::Nothing | Step::Needless => {}
         }
     }
 

@@ -243,11 +243,33 @@ async fn what_is_refused_is_cut_down_to_its_series() {
 #[tokio::test]
 async fn a_scrape_that_comes_too_late_as_a_whole_is_not_asked_for_series_by_series() {
     let far = Far::start().await;
-    far.answers(|_| (400, "out of order sample".into()));
     let body: String = (0..500).map(|n| format!("x{{n=\"{n}\"}} 1\n")).collect();
-    let error = far.sink(json!({})).send(event("i", 1000, &body)).await.unwrap_err();
+    let sink = far.sink(json!({}));
+    sink.send(event("i", 1001, "x 1\n")).await.unwrap();
+    far.answers(|_| (400, "out of order sample".into()));
+    let error = sink.send(event("i", 1000, &body)).await.unwrap_err();
     assert!(error.to_string().contains("refused 503 of 503 series"), "{error}");
     assert!(far.got().len() < 40, "{} requests", far.got().len());
+}
+
+#[tokio::test]
+async fn what_was_written_before_a_start_and_comes_again_is_no_dead_letter() {
+    let far = Far::start().await;
+    far.answers(|got| {
+        let is_old = |series: &Series| series.samples.iter().any(|(_, at)| *at < 1_002_000);
+        if got.written.series.iter().any(is_old) {
+            (400, "out of order sample".into())
+        } else {
+            (204, String::new())
+        }
+    });
+    let sink = far.sink(json!({}));
+    for seconds in [1000, 1001, 1002] {
+        sink.send(event("i", seconds, "x 1\n")).await.unwrap();
+    }
+    // What is older than what was written since is not that.
+    let error = sink.send(event("i", 1001, "x 1\n")).await.unwrap_err();
+    assert!(error.to_string().contains("refused 4 of 4 series"), "{error}");
 }
 
 #[tokio::test]
@@ -319,6 +341,23 @@ async fn series_end_when_they_are_gone_when_a_scrape_fails_and_with_their_target
     assert_eq!(of("y"), [(Some(1.0), 10_000), (Some(2.0), 20_000), (Some(3.0), 30_000), (None, 40_000)]);
     let up: Vec<_> = of("up").into_iter().map(|(value, _)| value).collect();
     assert_eq!(up, [Some(1.0), Some(1.0), Some(1.0), Some(0.0), Some(1.0), None, Some(1.0)]);
+}
+
+#[tokio::test]
+async fn a_failed_scrape_does_not_end_what_the_other_poller_of_a_pair_has_just_seen() {
+    let far = Far::start().await;
+    let sink = far.sink(json!({}));
+    let in_slot = |mut event: Event, slot: &str| {
+        event.attributes.insert(scrape::SLOT, slot);
+        event
+    };
+    sink.send(in_slot(event("i", 10, "x 1\n"), "10000")).await.unwrap();
+    sink.send(in_slot(failed("i", 11), "10000")).await.unwrap();
+    sink.send(in_slot(failed("i", 20), "20000")).await.unwrap();
+    sink.send(in_slot(event("i", 21, "x 2\n"), "20000")).await.unwrap();
+    let of = |name: &str| points(&far, &format!("{name}{{instance=i,job=j}}"));
+    assert_eq!(of("x"), [(Some(1.0), 10_000), (None, 20_000), (Some(2.0), 21_000)]);
+    assert_eq!(of("up").len(), 3);
 }
 
 #[tokio::test]
