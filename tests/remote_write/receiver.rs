@@ -6,10 +6,14 @@ use prometheus_streams_core::event::Event;
 use prometheus_streams_core::stage::{Sink, SinkConfig};
 use prometheus_streams_core::testing::context;
 use prometheus_streams_plugins::sinks::remote_write::RemoteWriteConfig;
+use prometheus_streams_plugins::support::scrape;
 use serde_json::{Value, json};
 
+use crate::support::certs::Certs;
+use crate::support::dump::dump;
 use crate::support::http;
-use crate::support::prometheus::Prometheus;
+use crate::support::prometheus::{Prometheus, VictoriaMetrics};
+use crate::support::wait::{secs, wait_until};
 
 fn sink(prometheus: &Prometheus, more: Value) -> Box<dyn Sink> {
     let mut settings = json!({ "url": prometheus.write_url() });
@@ -79,6 +83,50 @@ async fn exemplars_and_native_histograms_arrive() {
     assert_eq!(found[0]["value"][1], "6", "{found:?}");
     let sum = prometheus.query("histogram_sum(h)").await;
     assert_eq!(sum[0]["value"][1], "7.5", "{sum:?}");
+}
+
+#[tokio::test]
+async fn a_receiver_behind_tls_and_a_password_takes_what_comes_with_the_right_one() {
+    let certs = Certs::new();
+    let mut prometheus = Prometheus::receiving_tls(&certs).await;
+    let settings = |password: &str| {
+        json!({
+            "tls_config": { "ca_file": certs.ca() },
+            "basic_auth": { "username": "site", "password": password },
+            "headers": { "X-Scope-OrgID": "tenant" },
+            "external_labels": { "via": "streams" },
+        })
+    };
+    let error = sink(&prometheus, settings("wrong")).send(event(5, "x 1\n")).await.unwrap_err();
+    assert!(!error.is_transient() && error.to_string().contains("401 Unauthorized"), "{error}");
+    sink(&prometheus, settings("secret")).send(event(4, "x 2\n")).await.unwrap();
+    prometheus.stop().await;
+    let dump = dump(&prometheus.dir().join("data"));
+    let x: Vec<_> = dump.iter().filter(|(series, _)| series.contains("\"x\"")).collect();
+    assert_eq!(x.len(), 1, "{x:?}");
+    assert_eq!(x[0].0, r#"{__name__="x", instance="i", job="j", via="streams"}"#);
+    assert_eq!(x[0].1[0].1, "2");
+}
+
+#[tokio::test]
+async fn victoria_metrics_takes_it_too_and_what_is_old_in_any_order() {
+    let database = VictoriaMetrics::start().await;
+    let config = json!({ "url": format!("{}/api/v1/write", database.url()), "order": "fresh_first" });
+    let config: RemoteWriteConfig = serde_json::from_value(config).unwrap();
+    let sink = config.build(&context("remote_write")).unwrap();
+    let events =
+        [(10, 3), (30, 1), (20, 2)].map(|(age, value)| event(age, &format!("x{{a=\"b\"}} {value}\n")));
+    let millis = |event: &Event| i64::try_from(scrape::unix_millis(event.timestamp)).unwrap();
+    let expected = [(millis(&events[1]), 1.0), (millis(&events[2]), 2.0), (millis(&events[0]), 3.0)];
+    for event in events {
+        sink.send(event).await.unwrap();
+    }
+    wait_until("all samples to be found", secs(20), async || {
+        let mut found = database.samples(r#"x{a="b",instance="i",job="j"}"#).await;
+        found.sort_by_key(|(time, _)| *time);
+        found == expected
+    })
+    .await;
 }
 
 /// A native histogram `h` of six observations.

@@ -37,6 +37,7 @@ macro_rules! server {
 server!(NodeExporter);
 server!(PushGateway);
 server!(Prometheus);
+server!(VictoriaMetrics);
 
 impl NodeExporter {
     pub async fn start() -> Self {
@@ -116,24 +117,42 @@ impl PushGateway {
 impl Prometheus {
     /// A server that reads `scrape_configs`, as that key of its configuration has them, every second.
     pub async fn start(scrape_configs: Value) -> Self {
-        Self::with(json!({ "scrape_configs": scrape_configs }), &[]).await
+        Self::with(Ready::Http("/-/ready"), json!({ "scrape_configs": scrape_configs }), Vec::new()).await
     }
 
     /// A server that takes remote writes, with this more in its configuration.
     pub async fn receiving(config: Value) -> Self {
-        Self::with(
-            config,
-            &["--web.enable-remote-write-receiver", "--enable-feature=exemplar-storage,native-histograms"],
-        )
-        .await
+        Self::with(Ready::Http("/-/ready"), config, Self::receiver_flags()).await
+    }
+
+    /// The same over TLS, for the user `site` with the password `secret`.
+    pub async fn receiving_tls(certs: &Certs) -> Self {
+        let file = certs.cert("server").with_file_name("prometheus-web.yml");
+        let hash = bcrypt::hash("secret", 4).expect("hash a password");
+        let web = json!({
+            "tls_server_config": { "cert_file": certs.cert("server"), "key_file": certs.key("server") },
+            "basic_auth_users": { "site": hash },
+        });
+        std::fs::write(&file, web.to_string()).expect("write the web configuration of Prometheus");
+        let mut flags = Self::receiver_flags();
+        flags.push(format!("--web.config.file={}", file.display()));
+        let mut server = Self::with(Ready::Tcp, json!({}), flags).await;
+        server.0.scheme = "https";
+        server
+    }
+
+    fn receiver_flags() -> Vec<String> {
+        let flags =
+            ["--web.enable-remote-write-receiver", "--enable-feature=exemplar-storage,native-histograms"];
+        flags.map(str::to_owned).to_vec()
     }
 
     /// A server with this configuration and these flags.
-    pub async fn with(mut config: Value, flags: &'static [&'static str]) -> Self {
+    async fn with(ready: Ready, mut config: Value, flags: Vec<String>) -> Self {
         let program = program("prometheus", "prometheus");
         config["global"] = json!({ "scrape_interval": "1s", "scrape_timeout": "1s" });
         let config = config.to_string();
-        let server = Server::start("prometheus", Ready::Http("/-/ready"), temp_dir(), move |port, dir| {
+        let server = Server::start("prometheus", ready, temp_dir(), move |port, dir| {
             let file = dir.join("prometheus.yml");
             std::fs::write(&file, &config).expect("write the configuration of Prometheus");
             let mut command = Command::new(&program);
@@ -142,7 +161,7 @@ impl Prometheus {
                 .arg(format!("--storage.tsdb.path={}", dir.join("data").display()))
                 .arg(format!("--web.listen-address=127.0.0.1:{port}"))
                 .args(["--log.level=warn", "--web.console.libraries=.", "--web.console.templates=."])
-                .args(flags);
+                .args(&flags);
             command
         });
         Self(server.await)
@@ -196,6 +215,36 @@ impl Prometheus {
         let found = self.wait_for(promql, secs(15)).await;
         let text = found[0]["value"][1].as_str().expect("a value").to_owned();
         text.parse().expect("a number")
+    }
+}
+
+impl VictoriaMetrics {
+    pub async fn start() -> Self {
+        let program = program("victoria-metrics", "victoria-metrics");
+        let server =
+            Server::start("victoria-metrics", Ready::Http("/health"), temp_dir(), move |port, dir| {
+                let mut command = Command::new(&program);
+                command
+                    .arg(format!("-storageDataPath={}", dir.join("data").display()))
+                    .arg(format!("-httpListenAddr=127.0.0.1:{port}"))
+                    .args(["-memory.allowedBytes=64MiB", "-search.disableCache"]);
+                command
+            });
+        Self(server.await)
+    }
+
+    /// Every sample of a series that it has: times in milliseconds and values.
+    pub async fn samples(&self, selector: &str) -> Vec<(i64, f64)> {
+        // What was written is found once it has been flushed.
+        http::page(&format!("{}/internal/force_flush", self.url())).await;
+        let page =
+            http::page(&format!("{}/api/v1/export?match[]={}", self.url(), http::encode(selector))).await;
+        let lines = page.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let pairs = lines.flat_map(|line| {
+            let list = |name: &str| line[name].as_array().cloned().unwrap_or_default();
+            list("timestamps").into_iter().zip(list("values")).collect::<Vec<_>>()
+        });
+        pairs.filter_map(|(time, value)| Some((time.as_i64()?, value.as_f64()?))).collect()
     }
 }
 
