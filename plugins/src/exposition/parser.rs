@@ -96,6 +96,15 @@ impl<'a> Parser<'a> {
         }
     }
 
+    /// When the sample or histogram that was read last began to count, in milliseconds since 1970, if that is
+    /// said of it (protobuf only; OpenMetrics has series for it, `_created`).
+    pub fn created(&self) -> Option<i64> {
+        match &self.inner {
+            Inner::Text(_) | Inner::OpenMetrics(_) => None,
+            Inner::Protobuf(parser) => parser.created(),
+        }
+    }
+
     /// Where in the body the entry that was read last stands: its line, with the line feed if there is one.
     /// Empty for formats without lines.
     pub fn line(&self) -> Range<usize> {

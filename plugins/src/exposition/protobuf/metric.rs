@@ -18,6 +18,8 @@ pub(super) struct Metric<'a> {
     /// The exemplar of the counter.
     pub(super) exemplar: Option<Exemplar<'a>>,
     pub(super) timestamp: i64,
+    /// When it began to count, in milliseconds since 1970; 0 where it does not say.
+    pub(super) created: i64,
 }
 
 #[derive(Debug, Default)]
@@ -65,7 +67,7 @@ impl<'a> Metric<'a> {
         self.labels.clear();
         (self.gauge, self.counter, self.untyped) = (None, None, None);
         (self.summary, self.histogram, self.exemplar) = (None, None, None);
-        self.timestamp = 0;
+        (self.timestamp, self.created) = (0, 0);
     }
 
     /// Decodes `message` in place of what was here.
@@ -78,13 +80,13 @@ impl<'a> Metric<'a> {
                 3 => self.decode_counter(message.message(field, "Metric.counter")?)?,
                 4 => {
                     let summary = message.message(field, "Metric.summary")?;
-                    self.summary.get_or_insert_default().decode(summary)?;
+                    self.summary.get_or_insert_default().decode(summary, &mut self.created)?;
                 }
                 5 => value(message.message(field, "Metric.untyped")?, "Untyped.value", &mut self.untyped)?,
                 6 => self.timestamp = message.integer(field, "Metric.timestamp_ms")? as i64,
                 7 => {
                     let histogram = message.message(field, "Metric.histogram")?;
-                    self.histogram.get_or_insert_default().decode(histogram)?;
+                    self.histogram.get_or_insert_default().decode(histogram, &mut self.created)?;
                 }
                 _ => message.skip(field)?,
             }
@@ -101,7 +103,7 @@ impl<'a> Metric<'a> {
                     let exemplar = message.message(field, "Counter.exemplar")?;
                     decode_exemplar(self.exemplar.get_or_insert_with(no_exemplar), exemplar)?;
                 }
-                3 => drop(timestamp(message.message(field, "Counter.created_timestamp")?)?),
+                3 => self.created = timestamp(message.message(field, "Counter.created_timestamp")?)?,
                 _ => message.skip(field)?,
             }
         }
@@ -122,7 +124,7 @@ fn value(mut message: Message<'_>, name: &str, value: &mut Option<f64>) -> Resul
 }
 
 impl Summary {
-    fn decode(&mut self, mut message: Message<'_>) -> Result<(), ParseError> {
+    fn decode(&mut self, mut message: Message<'_>, created: &mut i64) -> Result<(), ParseError> {
         while let Some(field) = message.field("Summary")? {
             match field.number {
                 1 => self.count = message.integer(field, "Summary.sample_count")?,
@@ -131,7 +133,7 @@ impl Summary {
                     let pair = message.message(field, "Summary.quantile")?;
                     add(&mut self.quantiles, quantile(pair)?, field, "Summary.quantile")?;
                 }
-                4 => drop(timestamp(message.message(field, "Summary.created_timestamp")?)?),
+                4 => *created = timestamp(message.message(field, "Summary.created_timestamp")?)?,
                 _ => message.skip(field)?,
             }
         }
@@ -156,7 +158,7 @@ fn quantile(mut message: Message<'_>) -> Result<(f64, f64), ParseError> {
 }
 
 impl<'a> Histogram<'a> {
-    fn decode(&mut self, mut message: Message<'a>) -> Result<(), ParseError> {
+    fn decode(&mut self, mut message: Message<'a>, created: &mut i64) -> Result<(), ParseError> {
         self.at = message.at();
         while let Some(field) = message.field("Histogram")? {
             match field.number {
@@ -173,7 +175,7 @@ impl<'a> Histogram<'a> {
                 8 => self.zero_count_float = message.double(field, "Histogram.zero_count_float")?,
                 9..=11 => self.negative.decode(&mut message, field, 9, "Histogram.negative")?,
                 12..=14 => self.positive.decode(&mut message, field, 12, "Histogram.positive")?,
-                15 => drop(timestamp(message.message(field, "Histogram.created_timestamp")?)?),
+                15 => *created = timestamp(message.message(field, "Histogram.created_timestamp")?)?,
                 16 => {
                     let mut exemplar = no_exemplar();
                     decode_exemplar(&mut exemplar, message.message(field, "Histogram.exemplars")?)?;

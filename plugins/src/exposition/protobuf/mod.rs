@@ -96,6 +96,11 @@ impl<'a> ProtobufParser<'a> {
         self.histogram.as_ref()
     }
 
+    /// See [`super::Parser::created`].
+    pub(super) fn created(&self) -> Option<i64> {
+        Some(self.metric.created).filter(|created| *created != 0)
+    }
+
     /// See [`super::Parser::next_entry`].
     pub(super) fn next_entry(&mut self) -> Result<Option<Entry<'a>>, ParseError> {
         self.advance().map_err(|error| self.blame(error))

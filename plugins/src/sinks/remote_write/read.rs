@@ -201,7 +201,7 @@ impl<'r> Reader<'r> {
             name,
             point,
             timestamp,
-            created: 0,
+            created: parser.created().unwrap_or(0),
             exemplars,
             metadata: None,
             origin: if own_time.is_some() { Origin::Timed } else { Origin::Scraped },

@@ -153,3 +153,40 @@ fn series_know_their_family_when_they_began_and_an_example() {
     let exemplars = &scrape.exemplars[row("c_seconds_total{a=\"1\"").exemplars.range()];
     assert_eq!((exemplars[0].value, exemplars[0].timestamp), (0.5, 999_500));
 }
+
+/// A field of protobuf that holds a message.
+fn message(number: u8, parts: &[Vec<u8>]) -> Vec<u8> {
+    let content = parts.concat();
+    [vec![number << 3 | 2, u8::try_from(content.len()).unwrap()], content].concat()
+}
+
+#[test]
+fn protobuf_says_when_a_counter_began_and_has_native_histograms_or_classic_ones() {
+    let double = |number: u8, value: f64| [vec![number << 3 | 1], value.to_le_bytes().to_vec()].concat();
+    let integer = |number: u8, value: u8| vec![number << 3, value];
+    let counter = message(3, &[double(1, 5.0), message(3, &[integer(1, 100)])]);
+    let c = message(0, &[message(1, &[b"c".to_vec()]), integer(3, 0), message(4, &[counter])]);
+    // Two observations: one in the bucket of zero, one in a native bucket.
+    let native = [integer(1, 2), double(2, 1.0), double(6, 0.1), integer(7, 1)];
+    let bucket = [message(12, &[integer(1, 0), integer(2, 1)]), message(13, &[vec![2]])];
+    let histogram = message(7, &[native.concat(), bucket.concat()]);
+    let h = message(0, &[message(1, &[b"h".to_vec()]), integer(3, 4), message(4, &[histogram])]);
+    // A family has its length before it, and no number.
+    let delimited = |family: &[u8]| family[1..].to_vec();
+    let mut event = event("");
+    event.body = [delimited(&c), delimited(&h)].concat().into();
+    let content_type =
+        "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
+    event.attributes.insert(scrape::CONTENT_TYPE, content_type);
+    let (scrape, readable) = reading().read(&event);
+    readable.unwrap();
+    let named = |name: &str| scrape.rows.iter().find(|row| scrape.symbols.get(row.name) == name).unwrap();
+    assert_eq!((named("c").created, named("h").created), (100_000, 0));
+    assert!(matches!(named("h").point, Point::Histogram(0)), "{:?}", lines(&scrape));
+    assert_eq!((scrape.histograms[0].count, scrape.histograms[0].positive.counts.clone()), (2.0, vec![1.0]));
+
+    let classic = Reading { native_histograms: false, ..reading() };
+    let series = read(&classic, &event);
+    assert!(series.iter().any(|line| line.starts_with("h_count{")), "{series:?}");
+    assert!(series.iter().any(|line| line.starts_with("h_bucket{") && line.contains("+Inf")), "{series:?}");
+}
