@@ -12,7 +12,7 @@ use crate::support::agent::Agent;
 use crate::support::configs::STREAM;
 use crate::support::dump::{Dump, dump};
 use crate::support::nats::NatsServer;
-use crate::support::oracle::acknowledged;
+use crate::support::oracle::{acknowledged, owed};
 use crate::support::prometheus::Prometheus;
 use crate::support::targets::{Behaviour, Targets};
 use crate::support::wait::{secs, wait_until};
@@ -170,12 +170,16 @@ async fn everything_is_stored_as_if_scraped_directly_also_what_came_while_somebo
     centre.kill9();
     all_played(&targets, names.len(), 6).await;
     centre.restart().await;
-    //receiver.restart();
+    receiver.restart();
     all_played(&targets, names.len(), ANSWERS + 1).await;
-    let arrived = format!("count(count_over_time(up[1h]) > {ANSWERS}) == {}", names.len());
-    centre.wait_for(&arrived, secs(60)).await;
-    assert!(receiver.terminate().await.success());
     assert!(poller.terminate().await.success());
+    let jetstream = nats.jetstream().await;
+    wait_until("the consumer to owe nothing", secs(60), async || {
+        owed(&jetstream, STREAM, "receiver").await == Some(0)
+    })
+    .await;
+    let dead_letters = receiver.metric("prometheus_streams_receiver_dead_letters_total").await;
+    assert!(receiver.terminate().await.success());
     let published = acknowledged(&nats).await;
     for server in [&mut direct, &mut centre] {
         server.stop().await;
@@ -185,6 +189,7 @@ async fn everything_is_stored_as_if_scraped_directly_also_what_came_while_somebo
     let lines = crate::support::stored::difference(&by_scrape(&expected), &by_scrape(&found));
     assert!(lines.is_empty(), "the centre has not what the site has:\n{}", lines.join("\n"));
     assert!(by_scrape(&expected).len() > 60, "only {} series", by_scrape(&expected).len());
+    assert_eq!(dead_letters, 0.0);
     // The times are those of the scrapes.
     for (instance, times) in scrapes(&found) {
         let of_target = published.iter().filter(|event| event.labels.get(scrape::INSTANCE) == Some(instance));

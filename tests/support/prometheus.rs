@@ -120,8 +120,17 @@ impl Prometheus {
         Self::with(Ready::Http("/-/ready"), json!({ "scrape_configs": scrape_configs }), Vec::new()).await
     }
 
-    /// A server that takes remote writes, with this more in its configuration.
+    /// A server that takes remote writes, with this more in its configuration. `PROMETHEUS3_RECEIVER` names a
+    /// program to start in its stead, as that of `tests/oracle/remote_write`.
     pub async fn receiving(config: Value) -> Self {
+        if let Some(program) = std::env::var_os("PROMETHEUS3_RECEIVER") {
+            let server = Server::start("receiver", Ready::Http("/-/ready"), temp_dir(), move |port, dir| {
+                let mut command = Command::new(&program);
+                command.arg(format!("127.0.0.1:{port}")).arg(dir.join("data"));
+                command
+            });
+            return Self(server.await);
+        }
         Self::with(Ready::Http("/-/ready"), config, Self::receiver_flags()).await
     }
 

@@ -50,7 +50,7 @@ func run(log *slog.Logger) error {
 
 	messages := remoteapi.MessageTypes{remoteapi.WriteV1MessageType, remoteapi.WriteV2MessageType}
 	mux := http.NewServeMux()
-	mux.Handle("/api/v1/write", remote.NewWriteHandler(log, prometheus.NewRegistry(), db, messages, false, false, false))
+	mux.Handle("/api/v1/write", remote.NewWriteHandler(log, prometheus.NewRegistry(), db, messages, false, false))
 	mux.HandleFunc("/-/ready", func(http.ResponseWriter, *http.Request) {})
 	server := &http.Server{Addr: os.Args[1], Handler: mux}
 

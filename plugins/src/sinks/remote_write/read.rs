@@ -66,7 +66,7 @@ impl Reading {
         reader.reports(event);
         let format = report::format(event);
         let parser = Parser::new(format.unwrap_or(Format::Text), Mode::Compat, &event.body);
-        reader.scrape.make_room(event.body.len());
+        reader.make_room(event.body.len());
         reader.entries(parser).map_err(|error| report::unreadable(event, error))?;
         reader.finish_reports(event, 1.0);
         Ok(reader.scrape)
@@ -85,11 +85,13 @@ struct Reader<'r> {
     name_label: Symbol,
     /// Series that have come, with their time if that is their own; of several the first counts.
     seen: HashSet<u64, BuildHasherDefault<AsItIs>>,
-    families: HashMap<Symbol, Metadata>,
+    families: HashMap<Symbol, Metadata, BuildHasherDefault<AsItIs>>,
     /// Samples that were read, duplicates and dropped ones too.
     counted: usize,
     /// The facts that the first rows tell, by their names.
     reported: Vec<&'static str>,
+    /// The name of the series before, and of its labels: those of the next are mostly the same.
+    last: Vec<Symbol>,
     /// Memory for the labels of one series.
     own: Vec<Pair>,
     pairs: Vec<Pair>,
@@ -129,7 +131,8 @@ impl<'r> Reader<'r> {
             timestamp: i64::try_from(scrape::unix_millis(event.timestamp)).unwrap_or(i64::MAX),
             name_label: scrape.symbols.intern(NAME),
             seen: HashSet::default(),
-            families: HashMap::new(),
+            families: HashMap::default(),
+            last: Vec::new(),
             counted: 0,
             reported: Vec::new(),
             own: Vec::new(),
@@ -137,6 +140,13 @@ impl<'r> Reader<'r> {
             target,
             scrape,
         }
+    }
+
+    /// Makes room for what a body of `bytes` bytes ordinarily says.
+    fn make_room(&mut self, bytes: usize) {
+        self.scrape.make_room(bytes);
+        self.seen.reserve(bytes / 100);
+        self.families.reserve(bytes / 200);
     }
 
     fn entries(&mut self, mut parser: Parser<'_>) -> Result<(), ParseError> {
@@ -210,13 +220,12 @@ impl<'r> Reader<'r> {
 
     /// Makes the labels of a series in `pairs`, and returns its name; nothing if rules drop it.
     fn label(&mut self, parser: &Parser<'_>, name: &str) -> Option<Symbol> {
-        let name_symbol = self.scrape.symbols.intern(name);
+        let name_symbol = self.intern_at(0, name);
         self.own.clear();
         self.own.push((self.name_label, name_symbol));
         let mut in_the_way = false;
-        for label in parser.labels() {
-            let value = label.value();
-            let pair = (self.scrape.symbols.intern(&label.name), self.scrape.symbols.intern(&value));
+        for (index, label) in parser.labels().iter().enumerate() {
+            let pair = (self.intern_at(index + 1, &label.name), self.scrape.symbols.intern(&label.value()));
             in_the_way |= self.common.iter().any(|common| common.is_target && common.name == pair.0);
             if pair.1 != 0 {
                 self.own.push(pair);
@@ -227,6 +236,16 @@ impl<'r> Reader<'r> {
         }
         self.merge(in_the_way);
         if self.reading.relabel.is_empty() { Some(name_symbol) } else { self.relabel() }
+    }
+
+    /// The number of a name that stands at this place of a series.
+    fn intern_at(&mut self, place: usize, name: &str) -> Symbol {
+        if self.last.len() <= place {
+            self.last.resize(place + 1, 0);
+        }
+        let guess = &mut self.last[place];
+        *guess = self.scrape.symbols.intern_near(*guess, name);
+        *guess
     }
 
     /// The labels of a series some of which have the name of one of the target.
@@ -332,7 +351,7 @@ impl<'r> Reader<'r> {
 
     /// Tells every series what is known of its family.
     fn assign_families(&mut self) {
-        let mut found: HashMap<Symbol, Option<u32>> = HashMap::new();
+        let mut found: HashMap<Symbol, Option<u32>, BuildHasherDefault<AsItIs>> = HashMap::default();
         for row in &mut self.scrape.rows {
             let metadata = &mut self.scrape.metadata;
             let known = found.entry(row.name).or_insert_with(|| {

@@ -117,6 +117,7 @@ impl Scrape {
     pub(super) fn make_room(&mut self, bytes: usize) {
         self.rows.reserve(bytes / 100);
         self.labels.reserve(bytes / 16);
+        self.symbols.reserve(bytes / 80);
     }
 
     /// The labels of a row, names and values.

@@ -68,6 +68,18 @@ impl Symbols {
         symbol
     }
 
+    /// As [`Symbols::intern`], for a text that may well be that of `guess`.
+    pub(super) fn intern_near(&mut self, guess: Symbol, text: &str) -> Symbol {
+        if self.get(guess) == text { guess } else { self.intern(text) }
+    }
+
+    /// Makes room for so many texts.
+    pub(super) fn reserve(&mut self, texts: usize) {
+        self.entries.reserve(texts);
+        self.by_hash.reserve(texts);
+        self.text.reserve(texts * 16);
+    }
+
     /// The number of a text that is there.
     pub(super) fn find(&self, text: &str) -> Option<Symbol> {
         let hash = xxh3_64_with_seed(text.as_bytes(), self.seed.0);
@@ -87,7 +99,7 @@ impl Symbols {
     }
 }
 
-/// Takes a hash as it is.
+/// Takes a hash as it is, and spreads numbers.
 #[derive(Default)]
 pub(super) struct AsItIs(u64);
 
@@ -98,6 +110,10 @@ impl Hasher for AsItIs {
 
     fn write(&mut self, bytes: &[u8]) {
         bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.0 = u64::from(number).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 
     fn write_u64(&mut self, hash: u64) {
