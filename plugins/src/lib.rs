@@ -16,6 +16,7 @@ pub mod support {
     pub mod not_yet;
     pub mod process;
     pub mod report;
+    pub mod schedule;
     pub mod scrape;
     pub mod server;
     pub mod tls;
