@@ -29,7 +29,8 @@ const TEXT: &str = "text format 0.0.4";
 ///
 /// The report comes first: `up`, `scrape_duration_seconds`, `scrape_samples_scraped`,
 /// `scrape_samples_post_metric_relabeling`, `scrape_series_added` and `scrape_timestamp_seconds`, as far as they
-/// are known. Where the target exposes these series itself, its own are left out.
+/// are known. Where the target exposes these series itself, its own are left out. What a job has pushed has no report:
+/// a Prometheus that scrapes a Push Gateway has none for its groups either.
 pub fn families(event: &Event) -> (Vec<Family<'_>>, Result<(), Unreadable>) {
     let (mut scraped, readable) = match read(event) {
         Ok(scraped) => (scraped, Ok(())),
@@ -37,6 +38,9 @@ pub fn families(event: &Event) -> (Vec<Family<'_>>, Result<(), Unreadable>) {
     };
     if !scrape::honors_timestamps(event) {
         forget_timestamps(&mut scraped);
+    }
+    if scrape::is_pushed(event) {
+        return (scraped, readable);
     }
     let mut families = report(event, readable.is_ok(), &scraped);
     for family in &mut scraped {
@@ -154,6 +158,13 @@ mod tests {
     #[test]
     fn the_report_comes_with_every_scrape() {
         assert_eq!(page(&event("x 7\n")), (format!("{REPORT}# TYPE x untyped\nx 7\n"), Ok(())));
+    }
+
+    #[test]
+    fn what_was_pushed_comes_as_it_is() {
+        let mut pushed = event("up 7\n");
+        pushed.attributes.insert(scrape::PUSHED, "true");
+        assert_eq!(page(&pushed), ("# TYPE up untyped\nup 7\n".to_owned(), Ok(())));
     }
 
     #[test]
