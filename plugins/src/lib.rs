@@ -28,6 +28,7 @@ pub mod sources {
     pub mod http_scrape;
     pub mod local_stream;
     pub mod nats;
+    pub mod push;
 }
 
 pub mod transforms {
