@@ -19,6 +19,7 @@ mod nats;
 mod parse;
 mod parts;
 mod proxies;
+mod push;
 mod push_gateway;
 mod remote_write;
 mod scraping;

@@ -16,6 +16,7 @@ pub mod support {
     pub mod not_yet;
     pub mod process;
     pub mod report;
+    pub mod schedule;
     pub mod scrape;
     pub mod server;
     pub mod tls;
@@ -27,6 +28,7 @@ pub mod sources {
     pub mod http_scrape;
     pub mod local_stream;
     pub mod nats;
+    pub mod push;
 }
 
 pub mod transforms {

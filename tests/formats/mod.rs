@@ -4,7 +4,7 @@
 mod gateway;
 mod prometheus;
 #[path = "../../plugins/src/exposition/verdicts/table.rs"]
-mod table;
+pub(crate) mod table;
 
 use prometheus_streams_plugins::exposition::{self, Family, Format, Mode, ParseError};
 

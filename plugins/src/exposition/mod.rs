@@ -12,6 +12,7 @@
 //!   than a gigabyte a second, with all verdicts; nothing is allocated per sample.
 //! - [`parse`] gathers the entries into families; [`apply_target_labels`] adds to them who was scraped.
 //! - [`encode`] writes families as plain text; [`canonical`] makes the stricter form that a Push Gateway takes.
+//! - [`parse_pushed`] reads text as a Push Gateway does.
 //! - [`relabel`] has the rules of Prometheus for changing, keeping and dropping what has labels.
 //!
 //! How it is made: `text` and `openmetrics` know one format each, and share `scan` (a position in a body of
@@ -41,6 +42,7 @@ mod model;
 mod openmetrics;
 mod parser;
 mod protobuf;
+mod pushed;
 pub mod relabel;
 pub mod rewrite;
 mod scan;
@@ -66,3 +68,4 @@ pub use model::{
     is_plain_label_name, is_plain_metric_name,
 };
 pub use parser::{Parser, count_samples};
+pub use pushed::{PushedError, bound_as_pushed, parse_pushed};

@@ -43,7 +43,8 @@ pub struct Fact {
 ///
 /// The report comes first: `up`, `scrape_duration_seconds`, `scrape_samples_scraped`,
 /// `scrape_samples_post_metric_relabeling`, `scrape_series_added` and `scrape_timestamp_seconds`, as far as they
-/// are known. Where the target exposes these series itself, its own are left out.
+/// are known. Where the target exposes these series itself, its own are left out. What a job has pushed has no report:
+/// a Prometheus that scrapes a Push Gateway has none for its groups either.
 pub fn families(event: &Event) -> (Vec<Family<'_>>, Result<(), Unreadable>) {
     let (mut scraped, readable) = match read(event) {
         Ok(scraped) => (scraped, Ok(())),
@@ -51,6 +52,9 @@ pub fn families(event: &Event) -> (Vec<Family<'_>>, Result<(), Unreadable>) {
     };
     if !scrape::honors_timestamps(event) {
         forget_timestamps(&mut scraped);
+    }
+    if scrape::is_pushed(event) {
+        return (scraped, readable);
     }
     let mut families = report(event, readable.is_ok(), &scraped);
     for family in &mut scraped {
@@ -94,8 +98,12 @@ fn forget_timestamps(families: &mut [Family<'_>]) {
 }
 
 /// What Prometheus says of a scrape: `up` first, then the others as far as they are known. What the scrape
-/// does not say, as one of an older poller, is that it `counted` so many samples in its body.
+/// does not say, as one of an older poller, is that it `counted` so many samples in its body. Of what was pushed it
+/// says nothing.
 pub fn facts(event: &Event, counted: usize) -> Vec<Fact> {
+    if scrape::is_pushed(event) {
+        return Vec::new();
+    }
     let fact = |name| scrape::number(&event.attributes, name).map(|number| number as f64);
     let samples = fact(scrape::SAMPLES_SCRAPED).unwrap_or(counted as f64);
     let facts = [
@@ -183,6 +191,13 @@ mod tests {
     #[test]
     fn the_report_comes_with_every_scrape() {
         assert_eq!(page(&event("x 7\n")), (format!("{REPORT}# TYPE x untyped\nx 7\n"), Ok(())));
+    }
+
+    #[test]
+    fn what_was_pushed_comes_as_it_is() {
+        let mut pushed = event("up 7\n");
+        pushed.attributes.insert(scrape::PUSHED, "true");
+        assert_eq!(page(&pushed), ("# TYPE up untyped\nup 7\n".to_owned(), Ok(())));
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub const DUPLICATES: &str = "samples_duplicate";
 pub const HONOR_LABELS: &str = "honor_labels";
 /// `false` if the timestamps of samples mean nothing. Absent otherwise.
 pub const HONOR_TIMESTAMPS: &str = "honor_timestamps";
+/// `true` if nobody scraped this: it is what a job has pushed, and there is no `up` and no other report to it.
+pub const PUSHED: &str = "pushed";
 /// `true` if the target is gone: its series end here. Such an event has no body.
 pub const TOMBSTONE: &str = "tombstone";
 /// Who sent the event on, and when: `name@milliseconds`, separated by `;`, oldest first.
@@ -51,6 +53,11 @@ pub const MOST_HOPS: usize = 32;
 /// True if the event says that its target is gone, and is no scrape.
 pub fn is_tombstone(event: &Event) -> bool {
     event.attributes.get(TOMBSTONE) == Some("true")
+}
+
+/// Whether the event is what a job has pushed, and no scrape.
+pub fn is_pushed(event: &Event) -> bool {
+    event.attributes.get(PUSHED) == Some("true")
 }
 
 /// Whether the labels of samples win against those of the target.

@@ -45,6 +45,32 @@ fn strict_gives_the_verdict_of_the_specification() {
     assert_column("strict", Mode::Strict);
 }
 
+/// Whether what was read is in itself what a gateway keeps.
+fn is_sound(families: &[Family<'_>]) -> bool {
+    let mut seen = std::collections::HashSet::new();
+    families.iter().flat_map(|family| &family.samples).all(|sample| {
+        let mut labels = sample.labels.clone();
+        labels.sort();
+        let is_known = !seen.insert((sample.name.clone(), labels)) && !sample.name.ends_with("_bucket");
+        let is_quantile = !sample.label("quantile").is_empty();
+        sample.timestamp.is_none()
+            && (!is_known || is_quantile)
+            && sample.labels.iter().all(|(name, _)| !name.starts_with("__"))
+    })
+}
+
+#[test]
+fn what_is_pushed_gets_the_verdict_of_a_gateway() {
+    let cases = table::cases().into_iter().filter(|case| case.column("gateway").is_some());
+    let differs = |case: &Case| {
+        let read = parse_pushed(&case.body);
+        let is_taken = read.as_ref().is_ok_and(|families| is_sound(families));
+        (is_taken != case.is_taken("gateway")).then(|| format!("{}: {read:?}", case.title))
+    };
+    let differences: Vec<String> = cases.filter_map(|case| differs(&case)).collect();
+    assert!(differences.is_empty(), "{}\n{} differences", differences.join("\n"), differences.len());
+}
+
 /// The title of a case ends with this where the specification is more liberal than Prometheus.
 const LIBERTY: &str = "(the document allows it)";
 
@@ -103,6 +129,7 @@ proptest! {
     #[test]
     fn nothing_panics(body in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = parse(Format::Text, Mode::Compat, &body).map(canonical);
+        let _ = parse_pushed(&body);
     }
 
     #[test]
@@ -111,6 +138,15 @@ proptest! {
         let parsed = parse(Format::Text, Mode::Compat, body.as_bytes());
         let parsed = parsed.map(|all| all.iter().map(|f| f.samples.len()).sum());
         prop_assert_eq!(counted, parsed);
+    }
+
+    #[test]
+    fn what_a_gateway_takes_prometheus_takes_too_once_it_is_written(body in bodies()) {
+        if let Ok(families) = parse_pushed(body.as_bytes()) {
+            let mut page = Vec::new();
+            encode(&families, &mut page);
+            prop_assert_eq!(readable(&parse(Format::Text, Mode::Compat, &page).unwrap()), readable(&families));
+        }
     }
 
     #[test]

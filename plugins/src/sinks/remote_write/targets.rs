@@ -48,7 +48,7 @@ impl Default for Target {
 pub(super) struct Line {
     /// Its time in milliseconds since 1970; nothing if there was none.
     last: Option<i64>,
-    /// Which facts it told beside those that every scrape tells.
+    /// What of its attributes says which facts it told.
     facts: Attributes,
     /// The slot that it was for, if it was good.
     good_slot: Option<u64>,
@@ -128,8 +128,8 @@ impl Target {
                 Catalogue::of(scrape).map(Arc::new)
             }
         };
-        let facts = [scrape::DURATION, scrape::SERIES_ADDED].into_iter();
-        let facts = facts.filter_map(|name| Some((name, event.attributes.get(name).map(|_| "0")?)));
+        let facts = [scrape::DURATION, scrape::SERIES_ADDED, scrape::PUSHED].into_iter();
+        let facts = facts.filter_map(|name| Some((name, event.attributes.get(name)?)));
         let good_slot = slot.filter(|_| scrape::is_up(event));
         let next = Line { last: Some(timestamp), facts: facts.collect(), good_slot, catalogue };
         if is_front { Step::Front(next) } else { Step::Behind(next) }
@@ -143,7 +143,7 @@ impl Target {
             Some(last) if dropped < last => None,
             // The last scrape may have the same time.
             Some(last) => Some(self.ends(&event.labels, reading, dropped.max(last.saturating_add(1)))),
-            None => Some(self.ends(&event.labels, reading, dropped)),
+            None => Some(reading.report_ends(event, dropped)),
         }
     }
 

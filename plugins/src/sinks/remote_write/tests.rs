@@ -344,6 +344,18 @@ async fn series_end_when_they_are_gone_when_a_scrape_fails_and_with_their_target
 }
 
 #[tokio::test]
+async fn what_a_job_has_pushed_has_no_report_and_ends_with_its_group() {
+    let far = Far::start().await;
+    let sink = far.sink(json!({}));
+    for mut event in [event("i", 10, "x 1\n"), tombstone("i", 20)] {
+        event.attributes.insert(scrape::PUSHED, "true");
+        sink.send(event).await.unwrap();
+    }
+    assert_eq!(points(&far, "x{instance=i,job=j}"), [(Some(1.0), 10_000), (None, 20_000)]);
+    assert_eq!(far.taken().len(), 1, "{:?}", far.taken());
+}
+
+#[tokio::test]
 async fn a_failed_scrape_does_not_end_what_the_other_poller_of_a_pair_has_just_seen() {
     let far = Far::start().await;
     let sink = far.sink(json!({}));

@@ -26,7 +26,7 @@
 //! the answer. Targets come and go while it runs; one that is gone is announced with a tombstone, an event without
 //! a body, so that the far side need not wait until its entries expire.
 //!
-//! Every target has its own slots in the interval (see `schedule.rs`). A scrape takes room in the
+//! Every target has its own slots in the interval (see `support/schedule.rs`). A scrape takes room in the
 //! pipeline before it asks anything of the target; where there is none, or the pipeline is paused, the slot is
 //! skipped and counted. Nothing is sent a second time: the next slot brings newer data.
 
@@ -37,7 +37,6 @@ mod ingest;
 mod job;
 mod metrics;
 mod poller;
-mod schedule;
 mod scraper;
 mod status;
 mod targets;

@@ -16,9 +16,9 @@ use prometheus_streams_core::testing::{self, Inlet, pipe, until};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use super::schedule::Rhythm;
 use super::*;
 use crate::support::http::testing::{Answer, Authority, TestServer};
+use crate::support::schedule::Rhythm;
 use crate::support::scrape::{self, number, unix_millis};
 
 /// A source that runs, and the other end of its pipe.

@@ -15,9 +15,9 @@ use crate::sources::http_scrape::discovery::{DiscoverySettings, Found};
 use crate::sources::http_scrape::ingest::Memory;
 use crate::sources::http_scrape::job::Job;
 use crate::sources::http_scrape::metrics::PollerMetrics;
-use crate::sources::http_scrape::schedule::{Due, Key, Schedule};
 use crate::sources::http_scrape::status::{Board, JobStatus, Watched};
 use crate::sources::http_scrape::targets::{Origin, Pool, Target, Yield};
+use crate::support::schedule::{Due, Key, Schedule};
 
 /// Targets that may wait to be announced as gone; beyond that the oldest go unannounced, and their entries on
 /// the far side expire.

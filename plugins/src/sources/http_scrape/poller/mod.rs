@@ -25,10 +25,10 @@ pub(super) use self::fleet::Fleet;
 use super::discovery::Found;
 use super::ingest::Memory;
 use super::metrics::{PollerMetrics, Skipped};
-use super::schedule::{Due, Key};
 use super::scraper;
 use super::status::Last;
 use super::targets::Target;
+use crate::support::schedule::{Due, Key};
 use crate::support::scrape::{self, ERROR, INSTANCE, JOB, label, unix_millis};
 
 /// Slots that begin within this time may begin together: with many targets most of the cost of a scrape

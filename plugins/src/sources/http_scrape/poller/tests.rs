@@ -13,9 +13,9 @@ use super::*;
 use crate::sources::http_scrape::HttpScrapeConfig;
 use crate::sources::http_scrape::discovery::{DiscoverySettings, Place, TargetGroup};
 use crate::sources::http_scrape::job::Job;
-use crate::sources::http_scrape::schedule::Rhythm;
 use crate::sources::http_scrape::status::Board;
 use crate::support::http::testing::{Answer, TestServer};
+use crate::support::schedule::Rhythm;
 use crate::support::scrape::{SEQUENCE, TOMBSTONE, number};
 
 /// A poller that runs, and its surroundings.

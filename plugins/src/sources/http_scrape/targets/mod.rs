@@ -17,8 +17,8 @@ use prometheus_streams_core::event::Labels;
 pub(super) use self::pool::{Pool, Yield};
 use super::config::PromDuration;
 use super::job::{Job, Pace};
-use super::schedule::Rhythm;
 use crate::exposition::relabel::{LabelSet, apply};
+use crate::support::schedule::Rhythm;
 use crate::support::scrape::{INSTANCE, JOB, PUBLISHER};
 
 const ADDRESS: &str = "__address__";

@@ -1,4 +1,4 @@
-//! When each target is scraped: pure arithmetic on milliseconds since 1970.
+//! When each target has its turn, to be scraped or repeated: pure arithmetic on milliseconds since 1970.
 //!
 //! Time is divided into slots of one interval each. Where in the interval the slots of a target begin
 //! follows from a hash of its labels, and they are anchored at 1970: the load is spread, a restart
@@ -16,7 +16,7 @@ const CORRECTION: u64 = 1_000;
 
 /// The slots of one target, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Rhythm {
+pub struct Rhythm {
     /// From slot to slot; never 0.
     interval: u64,
     /// Where in the interval slots begin; less than it.
@@ -24,12 +24,14 @@ pub(super) struct Rhythm {
 }
 
 impl Rhythm {
-    pub(super) fn new(labels: &Labels, interval: Duration) -> Self {
+    /// The slots of the target with these labels, one in each `interval`.
+    pub fn new(labels: &Labels, interval: Duration) -> Self {
         let interval = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1);
         Self { interval, offset: hash(labels) % interval }
     }
 
-    pub(super) fn interval(self) -> u64 {
+    /// From slot to slot, in milliseconds; never 0.
+    pub fn interval(self) -> u64 {
         self.interval
     }
 
@@ -40,7 +42,7 @@ impl Rhythm {
     }
 
     /// The first slot after `now` that is not `last`, which has had its turn.
-    pub(super) fn next(self, now: u64, last: Option<u64>) -> u64 {
+    pub fn next(self, now: u64, last: Option<u64>) -> u64 {
         let next =
             if now < self.offset { self.offset } else { self.current(now).saturating_add(self.interval) };
         if last == Some(next) { next.saturating_add(self.interval) } else { next }
@@ -54,23 +56,23 @@ impl Rhythm {
 }
 
 /// A target in the schedule. Never used again for another.
-pub(super) type Key = u64;
+pub type Key = u64;
 
 /// A slot that has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Due {
+pub struct Due {
     /// Which target.
-    pub(super) target: Key,
+    pub target: Key,
     /// The start of the slot.
-    pub(super) slot: u64,
+    pub slot: u64,
     /// True when it began too long ago to be used.
-    pub(super) late: bool,
+    pub late: bool,
 }
 
 /// The next slot of every target, soonest first. Whatever is done to one target costs the logarithm of
 /// their number.
 #[derive(Debug)]
-pub(super) struct Schedule {
+pub struct Schedule {
     targets: HashMap<Key, Planned>,
     queue: BTreeSet<(u64, Key)>,
     /// The latest time that was seen, to notice when the clock goes back.
@@ -88,12 +90,12 @@ struct Planned {
 
 impl Schedule {
     /// A schedule without targets, at the time `now`.
-    pub(super) fn new(now: u64) -> Self {
+    pub fn new(now: u64) -> Self {
         Self { targets: HashMap::new(), queue: BTreeSet::new(), seen: now }
     }
 
     /// Plans a target from its first slot after `now` on; in place of what it had, if it was there.
-    pub(super) fn add(&mut self, target: Key, rhythm: Rhythm, now: u64) {
+    pub fn add(&mut self, target: Key, rhythm: Rhythm, now: u64) {
         let last = self.remove(target);
         let next = rhythm.next(now, last);
         self.targets.insert(target, Planned { rhythm, last, next });
@@ -101,14 +103,14 @@ impl Schedule {
     }
 
     /// Takes a target out, and returns the slot that it had last.
-    pub(super) fn remove(&mut self, target: Key) -> Option<u64> {
+    pub fn remove(&mut self, target: Key) -> Option<u64> {
         let planned = self.targets.remove(&target)?;
         self.queue.remove(&(planned.next, target));
         planned.last
     }
 
     /// A slot that has begun by `now` and was not returned before, if there is one.
-    pub(super) fn due(&mut self, now: u64) -> Option<Due> {
+    pub fn due(&mut self, now: u64) -> Option<Due> {
         if now.saturating_add(CORRECTION) < self.seen {
             self.plan_anew(now);
         }
@@ -123,7 +125,7 @@ impl Schedule {
     }
 
     /// How long to wait before asking [`Schedule::due`] again.
-    pub(super) fn wait(&self, now: u64) -> Duration {
+    pub fn wait(&self, now: u64) -> Duration {
         let next = self.queue.first().map_or(u64::MAX, |(slot, _)| *slot);
         Duration::from_millis(next.saturating_sub(now).min(LONGEST_WAIT))
     }
