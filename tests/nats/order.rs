@@ -284,7 +284,22 @@ async fn killed_again_and_again(order: &str) -> Record {
     }
     let mut life = Life::start(&url, order);
     while !record.has_all(0..THINGS, 1..=KILLS * BETWEEN) {
-        record.0.push(life.next().await.expect("the receiver has ended"));
+        let Some(event) = life.next().await else {
+            let jetstream = server.jetstream().await;
+            for name in [DURABLE, BACKFILL] {
+                let found: Result<PullConsumer, _> = jetstream.get_consumer_from_stream(name, STREAM).await;
+                println!("{name}: {:?}", found.map(|consumer| consumer.cached_info().clone()));
+            }
+            let missing = (1..=KILLS * BETWEEN).map(|number| {
+                let came = |thing: &usize| !record.0.contains(&(*thing, number));
+                (number, (0..THINGS).filter(came).count())
+            });
+            panic!(
+                "the receiver has ended; missing: {:?}",
+                missing.filter(|(_, count)| *count > 0).collect::<Vec<_>>()
+            );
+        };
+        record.0.push(event);
     }
     life.kill(&mut record).await;
     record

@@ -26,7 +26,7 @@ use crate::support::nats::api::{self, ApiError, ConsumerInfo};
 const APART: Duration = Duration::from_secs(10);
 
 /// How soon it is tried again where it could not be done.
-const TRY_AGAIN: Duration = Duration::from_secs(60);
+const TRY_AGAIN: Duration = Duration::from_secs(300);
 
 /// How often it is tried to delete a consumer that has nothing left to do.
 const TRIES: usize = 3;

@@ -411,7 +411,7 @@ mod tests {
         (durable.existed, durable.created) = (true, Some("monday".to_owned()));
         assert_eq!(place(&durable, Some(stream("monday", 5))), r#""all""#, "nothing was read yet");
         durable.progress.received(7, 1);
-        durable.progress.done(7, 0);
+        durable.progress.done(7, durable.progress.life());
         assert_eq!(place(&durable, Some(stream("monday", 9))), r#""by_start_sequence" 8"#);
         assert_eq!(place(&durable, Some(stream("monday", 6))), r#""all""#, "the stream lost its end");
         durable.progress.received(7, 1);

@@ -83,7 +83,10 @@ nats_settings! {
         pub stream: String,
         /// The durable consumer that remembers what was read; created when it is missing. Receivers with
         /// the same durable share the work, but a scrape that was split needs all its parts in one of
-        /// them. Default: `prometheus-streams-<pipeline>`.
+        /// them, and an order of events cannot be kept by several. Where a sink wants a backlog in strict
+        /// order or the fresh first, as `remote_write`, there may be consumers beside it whose names begin
+        /// with its own: `-next`, `-backfill`, `-backfill-next`; to keep the order the user must be permitted
+        /// to create and delete them and it. Default: `prometheus-streams-<pipeline>`.
         #[serde(default)]
         pub durable: Option<String>,
         /// Reads only messages with these subjects; `*` and `>` are wildcards. Default: all. More than

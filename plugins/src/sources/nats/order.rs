@@ -45,7 +45,9 @@ pub(super) struct Order {
     resting: BTreeSet<(Instant, Labels)>,
     held: usize,
     bytes: usize,
-    /// Bytes of the bodies that are in the pipeline.
+    /// Events that are in the pipeline.
+    open: usize,
+    /// Bytes of their bodies.
     in_pipeline: u64,
     /// Its bound is the room of the pipeline.
     pub(super) answers: mpsc::UnboundedReceiver<Answered>,
@@ -79,6 +81,7 @@ impl Order {
             resting: BTreeSet::new(),
             held: 0,
             bytes: 0,
+            open: 0,
             in_pipeline: 0,
             answers,
             answer,
@@ -112,12 +115,14 @@ impl Order {
 
     /// An event with a body of so many bytes is sent into the pipeline.
     pub(super) fn sent(&mut self, body: u64) {
+        self.open += 1;
         self.in_pipeline += body;
     }
 
     /// An event is answered, or will be sent again after a pause.
     pub(super) fn settle(&mut self, answered: Answered) {
         let Answered { labels, failed, bytes, body } = answered;
+        self.open -= 1;
         self.in_pipeline -= body;
         let Some(lane) = self.lanes.get_mut(&labels) else { return };
         if let Some(message) = failed {
@@ -157,6 +162,11 @@ impl Order {
         self.held
     }
 
+    /// Events that are in the pipeline.
+    pub(super) fn open(&self) -> usize {
+        self.open
+    }
+
     /// Bytes of the bodies that are in the pipeline.
     pub(super) fn in_pipeline(&self) -> u64 {
         self.in_pipeline
@@ -184,5 +194,87 @@ pub(super) async fn until_due(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::{Duration, SystemTime};
+
+    use async_nats::Message;
+    use async_nats::jetstream::{self, Context};
+    use prometheus_streams_core::event::Event;
+
+    use super::super::hands::{Hands, Met};
+    use super::super::progress::Progress;
+    use super::*;
+
+    /// JetStream on a broker that is not there.
+    async fn nowhere() -> Context {
+        let options = async_nats::ConnectOptions::new().retry_on_initial_connect();
+        jetstream::new(options.connect("nats://127.0.0.1:1").await.unwrap())
+    }
+
+    fn envelope(instance: &str) -> Envelope {
+        let labels = [("instance", instance)].into_iter().collect();
+        Envelope::seal(&Event { labels, ..Event::new(SystemTime::UNIX_EPOCH, "x") }, 0).unwrap()
+    }
+
+    fn ticket(context: &Context, progress: &Arc<Progress>, sequence: u64, published: u64) -> Ticket {
+        let reply = format!("$JS.ACK.S.d.1.{sequence}.{sequence}.{published}.0");
+        let message = Message {
+            subject: "s".into(),
+            reply: Some(reply.into()),
+            payload: "x".into(),
+            headers: None,
+            status: None,
+            description: None,
+            length: 0,
+        };
+        Ticket::new(context, progress, message).unwrap()
+    }
+
+    fn sequence(next: Option<(Labels, Waiting)>) -> Option<u64> {
+        next.map(|(_, waiting)| waiting.tickets[0].sequence)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_event_is_sent_again_before_those_behind_it_however_they_came() {
+        let (context, progress, mut order) = (nowhere().await, Arc::default(), Order::new());
+        for (instance, number) in [("a", 1), ("a", 4), ("b", 2), ("a", 3)] {
+            let tickets = vec![ticket(&context, &progress, number, number)];
+            order.add(Waiting { envelope: envelope(instance), tickets, was_sent: false });
+        }
+        let (labels, first) = order.next().unwrap();
+        order.sent(0);
+        assert_eq!(first.tickets[0].sequence, 1);
+        assert_eq!(sequence(order.next()), Some(2), "another lane waits too");
+        assert_eq!(sequence(order.next()), None, "two of one lane at once");
+
+        let failed = Answered { labels: labels.clone(), failed: Some(first), bytes: 1, body: 0 };
+        order.settle(failed);
+        assert!(!order.is_ready(), "it does not rest");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        for expected in [1, 3, 4] {
+            assert_eq!(sequence(order.next()), Some(expected));
+            order.sent(0);
+            order.settle(Answered { labels: labels.clone(), failed: None, bytes: 1, body: 0 });
+        }
+        assert_eq!((order.held(), order.lanes.len()), (1, 1), "the one of b is not answered");
+    }
+
+    #[tokio::test]
+    async fn a_message_is_known_by_its_place_and_its_time() {
+        let (context, progress, hands) = (nowhere().await, Arc::default(), Arc::new(Hands::default()));
+        let met = |sequence, published| hands.meet(ticket(&context, &progress, sequence, published));
+        let Met::New(first) = met(7, 100) else { panic!("it was never there") };
+        assert!(matches!(met(7, 100), Met::Held));
+        hands.done(&first);
+        assert!(matches!(met(7, 100), Met::Done(_)));
+        // The same place in a stream that was made anew.
+        let Met::New(other) = met(7, 200) else { panic!("another message is taken for the first") };
+        hands.release(&other);
+        assert!(matches!(met(7, 200), Met::New(_)), "one that was given back comes again");
     }
 }

@@ -86,14 +86,21 @@ impl Past {
 
     /// The most messages to ask for now.
     pub(super) fn most(&self, order: Option<&Order>, capacity: Capacity) -> usize {
-        let (Self::Backfilled(backfill), Some(order)) = (self, order) else { return usize::MAX };
-        let heavy = order.in_pipeline() > capacity.bytes / SHARE as u64;
-        if heavy || backfill.ended.is_some() {
-            return 0;
+        let (Some(order), share) = (order, (capacity.events / SHARE).max(1)) else { return usize::MAX };
+        match self {
+            Self::Delivered => usize::MAX,
+            // A request takes room though nothing comes, and would take all of it.
+            Self::Left { .. } => capacity.events.saturating_sub(share).max(1).saturating_sub(order.open()),
+            Self::Backfilled(backfill) => {
+                let heavy = order.in_pipeline() > capacity.bytes / SHARE as u64;
+                if heavy || backfill.ended.is_some() {
+                    return 0;
+                }
+                // What it holds is what it delivers in a second, so that little is before what is new.
+                let share = share.min(backfill.rate as usize).max(1);
+                share.saturating_sub(order.held()).min(backfill.batch())
+            }
         }
-        // What it holds is what it delivers in a second, so that the rest of the room stays free.
-        let share = (capacity.events / SHARE).min(backfill.rate as usize).max(1);
-        share.saturating_sub(order.held()).min(backfill.batch())
     }
 
     /// When messages may be asked for, where that is limited.

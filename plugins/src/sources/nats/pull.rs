@@ -313,7 +313,10 @@ impl Reader {
                     self.follow_in_order(labels, waiting, body, room.send(event), session.sign_of_life);
                 }
                 Err(error) => {
-                    self.settle(Answered { labels, failed: None, bytes: waiting.bytes(), body: 0 });
+                    if let Some(order) = &mut self.order {
+                        order.sent(0);
+                        order.settle(Answered { labels, failed: None, bytes: waiting.bytes(), body: 0 });
+                    }
                     self.bury(waiting.tickets, Reason::from(&error), error.to_string());
                 }
             }
