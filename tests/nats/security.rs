@@ -115,7 +115,7 @@ async fn an_order_is_kept_with_the_permissions_for_it_and_without_them_nothing_i
         format!("{{ user: {user}, password: {}, permissions: {permissions} }}", &user[..1])
     };
     let server = NatsServer::with(&format!(
-        "authorization {{ users: [ {{ user: admin, password: a }} {} {} ] }}",
+        "authorization {{ users: [ {{ user: admin, password: a }}, {}, {} ] }}",
         user("keeper", &format!("\"$JS.API.STREAM.INFO.S\", {}", all.join(", "))),
         user("receiver", &reads("receiver")),
     ))
@@ -141,9 +141,11 @@ async fn an_order_is_kept_with_the_permissions_for_it_and_without_them_nothing_i
             wait_for("an event", secs(60), async || reader.inlet.try_next()).await
         };
         let mut died = Reader::start_with(source(&server.url(), as_user(user)), 4, backlog);
-        let _held = next(&mut died).await;
+        let held = next(&mut died).await;
         died.running.abort();
         let _ = died.running.await;
+        // While somebody holds it the server is told so.
+        drop(held);
         let mut reader = Reader::start_with(source(&server.url(), as_user(user)), 4, backlog);
         let mut came = Vec::new();
         while !wanted.iter().all(|number| came.contains(number)) {
