@@ -61,6 +61,7 @@ impl Backlog {
 /// The entrance of a pipeline. Clones share its room.
 #[derive(Clone)]
 pub struct Emitter {
+    capacity: Capacity,
     backlog: Backlog,
     room: Arc<Semaphore>,
     weight: Arc<Weight>,
@@ -94,7 +95,12 @@ impl Emitter {
         let (queue, deliveries) = mpsc::unbounded_channel();
         let room = Arc::new(Semaphore::new(capacity.events.clamp(1, Semaphore::MAX_PERMITS)));
         let weight = Arc::new(Weight::new(capacity.bytes));
-        (Self { backlog, room, weight, paused, ended, queue, metrics }, deliveries)
+        (Self { capacity, backlog, room, weight, paused, ended, queue, metrics }, deliveries)
+    }
+
+    /// What the pipeline may hold. For sources that must not let one part of their work take the room of another.
+    pub fn capacity(&self) -> Capacity {
+        self.capacity
     }
 
     /// The order in which the sinks want what has piled up.

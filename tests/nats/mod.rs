@@ -4,6 +4,7 @@
 mod faults;
 mod hostile;
 mod laws;
+mod order;
 mod security;
 mod size;
 
@@ -11,10 +12,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_nats::jetstream;
 use prometheus_streams_core::delivery::{Delivery, Outcome};
+use prometheus_streams_core::emitter::Backlog;
 use prometheus_streams_core::error::{BoxError, SendError};
 use prometheus_streams_core::event::Event;
 use prometheus_streams_core::stage::{Sink, SinkConfig, Source, SourceConfig};
-use prometheus_streams_core::testing::{Inlet, context, pipe};
+use prometheus_streams_core::testing::{Inlet, context, pipe_with};
 use prometheus_streams_plugins::sinks::nats::NatsSinkConfig;
 use prometheus_streams_plugins::sources::nats::NatsSourceConfig;
 use serde_json::{Value, json};
@@ -88,7 +90,12 @@ struct Reader {
 
 impl Reader {
     fn start(source: Box<dyn Source>, capacity: usize) -> Self {
-        let (out, inlet) = pipe(capacity);
+        Self::start_with(source, capacity, Backlog::Any)
+    }
+
+    /// A source whose sinks want a backlog in this order.
+    fn start_with(source: Box<dyn Source>, capacity: usize, backlog: Backlog) -> Self {
+        let (out, inlet) = pipe_with(capacity, backlog);
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(source.run(out, shutdown.clone()));
         Self { inlet, shutdown, running }

@@ -47,6 +47,8 @@ async fn fresh_first_stores_the_new_at_once_and_the_past_beside_it() {
     let mut centre = Prometheus::receiving(config).await;
     let urls = TARGETS.map(|name| (name, targets.url(name)));
     let mut poller = Agent::start(poller(&nats.url(), probes(urls)));
+    let jetstream = nats.jetstream().await;
+    wait_until("the stream", secs(30), async || jetstream.get_stream(STREAM).await.is_ok()).await;
     // The centre has no receiver yet: a backlog of half a minute at the rate at which it will come.
     wait_until("a backlog", secs(60), async || {
         published(&nats).await.values().map(BTreeSet::len).sum::<usize>() >= 36

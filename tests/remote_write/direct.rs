@@ -14,6 +14,7 @@ use crate::support::dump::{Dump, dump};
 use crate::support::nats::NatsServer;
 use crate::support::oracle::{acknowledged, owed};
 use crate::support::prometheus::Prometheus;
+use crate::support::stored::difference;
 use crate::support::targets::{Behaviour, Targets};
 use crate::support::wait::{secs, wait_until};
 
@@ -153,7 +154,33 @@ async fn all_played(targets: &Targets, names: usize, times: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everything_is_stored_as_if_scraped_directly_also_what_came_while_somebody_was_away() {
+async fn everything_is_stored_as_if_scraped_directly_also_what_came_while_prometheus_was_away() {
+    compare(Away::Prometheus).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_sample_is_stored_as_if_scraped_directly_also_what_came_while_the_receiver_was_killed() {
+    compare(Away::Receiver).await;
+}
+
+/// Who is killed on the way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Away {
+    Prometheus,
+    /// Also the receiver of the stream, which then does not know which series there were before.
+    Receiver,
+}
+
+/// What became of each series, without the marks of ends.
+fn without_ends(all: BTreeMap<String, Vec<(usize, String)>>) -> BTreeMap<String, Vec<(usize, String)>> {
+    let samples = all.into_iter().map(|(series, mut samples)| {
+        samples.retain(|(_, value)| value != "NaN");
+        (series, samples)
+    });
+    samples.filter(|(_, samples)| !samples.is_empty()).collect()
+}
+
+async fn compare(away: Away) {
     let (targets, nats) = tokio::join!(Targets::start(), NatsServer::start());
     let names: Vec<_> = scripts().iter().map(|(name, _)| *name).collect();
     for (name, script) in scripts() {
@@ -170,7 +197,9 @@ async fn everything_is_stored_as_if_scraped_directly_also_what_came_while_somebo
     centre.kill9();
     all_played(&targets, names.len(), 6).await;
     centre.restart().await;
-    receiver.restart();
+    if away == Away::Receiver {
+        receiver.restart();
+    }
     all_played(&targets, names.len(), ANSWERS + 1).await;
     assert!(poller.terminate().await.success());
     let jetstream = nats.jetstream().await;
@@ -186,7 +215,11 @@ async fn everything_is_stored_as_if_scraped_directly_also_what_came_while_somebo
     }
 
     let (expected, found) = (dump(&direct.dir().join("data")), dump(&centre.dir().join("data")));
-    let lines = crate::support::stored::difference(&by_scrape(&expected), &by_scrape(&found));
+    let compared = |dump: &Dump| match away {
+        Away::Prometheus => by_scrape(dump),
+        Away::Receiver => without_ends(by_scrape(dump)),
+    };
+    let lines = difference(&compared(&expected), &compared(&found));
     assert!(lines.is_empty(), "the centre has not what the site has:\n{}", lines.join("\n"));
     assert!(by_scrape(&expected).len() > 60, "only {} series", by_scrape(&expected).len());
     assert_eq!(dead_letters, 0.0);

@@ -41,12 +41,12 @@ pub(super) struct Receiver {
 impl Receiver {
     /// Sends rows in one request, in the message that the receiver takes.
     pub(super) async fn write(&self, slices: &[Slice]) -> Answer {
-        let message = self.language.now();
-        let answer = self.exchange(message, slices).await;
-        let answer = match answer {
-            Answer::OtherMessage(refusal) => self.try_other(refusal, slices).await,
+        // As it is now: what another request finds out meanwhile says nothing of the answer to this one.
+        let (message, is_probe) = self.language.now();
+        let answer = match self.exchange(message, is_probe, slices).await {
+            Answer::OtherMessage(refusal) => self.try_other(&refusal, slices).await,
             known => {
-                if !matches!(known, Answer::Later(_)) {
+                if known == Answer::Taken {
                     self.language.settle(message);
                 }
                 known
@@ -58,18 +58,15 @@ impl Receiver {
 
     /// Says again in the message of 1.0 what was not understood in that of 2.0. A receiver that refuses both
     /// has looked at the data.
-    async fn try_other(&self, refusal: Refusal, slices: &[Slice]) -> Answer {
-        if !self.language.may_change() {
-            return Answer::Bad(refusal);
-        }
-        let answer = self.exchange(Message::V1, slices).await;
+    async fn try_other(&self, Refusal(because): &Refusal, slices: &[Slice]) -> Answer {
+        let answer = self.exchange(Message::V1, false, slices).await;
         if answer == Answer::Taken && self.language.settle(Message::V1) {
-            tracing::info!(because = refusal.0, "the receiver does not take remote write 2.0; sending 1.0");
+            tracing::info!(because, "the receiver does not take remote write 2.0; sending 1.0");
         }
         answer
     }
 
-    async fn exchange(&self, message: Message, slices: &[Slice]) -> Answer {
+    async fn exchange(&self, message: Message, is_probe: bool, slices: &[Slice]) -> Answer {
         let families = if message == Message::V1 { self.families.due(slices) } else { Vec::new() };
         let body = message.encode(slices, &families);
         let packed = match snap::raw::Encoder::new().compress_vec(&body) {
@@ -84,7 +81,7 @@ impl Receiver {
         match answered {
             Ok(response) => {
                 self.metrics.answered(response.status());
-                let answer = judge(&response, message == Message::V2 && self.language.may_change());
+                let answer = judge(&response, is_probe);
                 if answer == Answer::Taken {
                     self.metrics.taken(slices, length);
                     self.families.told(&families);
@@ -140,13 +137,13 @@ impl Language {
         }))
     }
 
-    /// The message to send now.
-    fn now(&self) -> Message {
-        if self.0.load(Ordering::Relaxed) == V1 { Message::V1 } else { Message::V2 }
-    }
-
-    fn may_change(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == UNKNOWN
+    /// The message to send now, and whether that is a question.
+    fn now(&self) -> (Message, bool) {
+        match self.0.load(Ordering::Relaxed) {
+            V1 => (Message::V1, false),
+            V2 => (Message::V2, false),
+            _ => (Message::V2, true),
+        }
     }
 
     /// The receiver takes this message. True if that is news.

@@ -194,6 +194,15 @@ async fn a_receiver_of_1_0_is_found_out_and_remembered() {
     let types: Vec<_> = old.got().into_iter().map(|(got, _)| got.content_type).collect();
     assert_eq!(types, [MESSAGE_2, "application/x-protobuf", "application/x-protobuf"]);
 
+    // Who is not let in has learned nothing.
+    let closed = Far::with_headers(&[]).await;
+    let sink = closed.sink(json!({}));
+    closed.answers(|_| (401, String::new()));
+    assert!(sink.send(event("i", 1000, "x 1\n")).await.is_err());
+    closed.answers(|_| (204, String::new()));
+    sink.send(event("i", 1001, "x 2\n")).await.unwrap();
+    assert_eq!(closed.got().last().unwrap().0.content_type, "application/x-protobuf");
+
     let refusing = Far::with_headers(&[]).await;
     refusing
         .answers(|got| if got.content_type == MESSAGE_2 { (415, "no".into()) } else { (204, String::new()) });
@@ -206,6 +215,23 @@ async fn a_receiver_of_1_0_is_found_out_and_remembered() {
         sink.send(event("i", seconds, "x 1\n")).await.unwrap();
     }
     assert!(new.got().iter().all(|(got, _)| got.content_type == MESSAGE_2) && new.got().len() == 2);
+}
+
+#[tokio::test]
+async fn requests_that_ask_at_the_same_time_all_find_out() {
+    let old = Far::with_headers(&[]).await;
+    let sink: Arc<dyn Sink> = old.sink(json!({ "queue_config": { "max_shards": 16 } })).into();
+    let sends = (0..64).map(|target| {
+        let sink = Arc::clone(&sink);
+        tokio::spawn(async move { sink.send(event(&target.to_string(), 1000, "x 1\n")).await })
+    });
+    for send in sends.collect::<Vec<_>>() {
+        send.await.unwrap().unwrap();
+    }
+    let understood = old.got().into_iter().filter(|(got, _)| got.content_type != MESSAGE_2);
+    let taken: std::collections::BTreeSet<_> =
+        understood.flat_map(|(got, _)| got.written.series.iter().map(name_of).collect::<Vec<_>>()).collect();
+    assert_eq!(taken.iter().filter(|series| series.starts_with("x{")).count(), 64);
 }
 
 #[tokio::test]

@@ -11,6 +11,10 @@
 //! Every event is answered for itself: what is delivered or filtered is done with, what is rejected goes to
 //! the dead letters of the stream, and what failed is sent again, before anything later of equal labels
 //! that has not been sent yet. What was not answered when the program ended, or was killed, comes again.
+//!
+//! For sinks that want a backlog in strict order, events of equal labels are in the pipeline one at a time, so that none
+//! is delivered for the first time behind a later one. For sinks that would rather have the new first it is the same: a local
+//! stream sends what it holds oldest first.
 
 mod reader;
 #[cfg(test)]
@@ -23,7 +27,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use prometheus::{IntCounter, IntGauge};
-use prometheus_streams_core::emitter::Emitter;
+use prometheus_streams_core::emitter::{Backlog, Emitter};
 use prometheus_streams_core::error::{BoxError, BuildError};
 use prometheus_streams_core::register;
 use prometheus_streams_core::stage::{Clock, Source, SourceConfig, StageContext};
@@ -144,7 +148,12 @@ impl Source for LocalStreamSource {
     async fn run(self: Box<Self>, out: Emitter, shutdown: CancellationToken) -> Result<(), BoxError> {
         let Some(opened) = shutdown.run_until_cancelled(self.open()).await else { return Ok(()) };
         let (usage, subscription) = opened?;
-        Reader::new(*self, subscription).run(usage, out, shutdown).await
+        if let Backlog::FreshFirst { .. } = out.backlog() {
+            let (pipeline, path) = (&self.pipeline, self.path.display());
+            tracing::info!(pipeline, %path, "a local stream sends what it holds oldest first, the new behind the old");
+        }
+        let one_by_one = out.backlog() != Backlog::Any;
+        Reader::new(*self, subscription, one_by_one).run(usage, out, shutdown).await
     }
 }
 

@@ -55,8 +55,10 @@ impl Sent {
 }
 
 impl Reader {
-    pub(super) fn new(source: LocalStreamSource, subscription: Subscription) -> Self {
-        let lanes = Mutex::new(Lanes::new(source.redelivery_delay));
+    /// `one_by_one` where an event must not be on its way behind one of its labels that may fail.
+    pub(super) fn new(source: LocalStreamSource, subscription: Subscription, one_by_one: bool) -> Self {
+        let lanes = Lanes::new(source.redelivery_delay);
+        let lanes = Mutex::new(if one_by_one { lanes.one_by_one() } else { lanes });
         Self { source, subscription, lanes, answered: Notify::new(), unsaved: Notify::new() }
     }
 

@@ -3,7 +3,7 @@ use std::time::SystemTime;
 use prometheus_streams_core::delivery::{Delivery, Outcome};
 use prometheus_streams_core::event::Event;
 use prometheus_streams_core::stage::SystemClock;
-use prometheus_streams_core::testing::{Inlet, SourceBench, check_source, context, pipe, until};
+use prometheus_streams_core::testing::{Inlet, SourceBench, check_source, context, pipe, pipe_with, until};
 use tempfile::TempDir;
 
 use super::*;
@@ -33,7 +33,14 @@ impl Bench {
     }
 
     fn run(&self) -> (Inlet, CancellationToken, tokio::task::JoinHandle<Result<(), BoxError>>) {
-        let ((out, inlet), shutdown) = (pipe(8), CancellationToken::new());
+        self.run_with(Backlog::Any)
+    }
+
+    fn run_with(
+        &self,
+        backlog: Backlog,
+    ) -> (Inlet, CancellationToken, tokio::task::JoinHandle<Result<(), BoxError>>) {
+        let ((out, inlet), shutdown) = (pipe_with(8, backlog), CancellationToken::new());
         (inlet, shutdown.clone(), tokio::spawn(self.source().run(out, shutdown)))
     }
 
@@ -107,6 +114,29 @@ async fn nothing_overtakes_a_failed_record_of_equal_labels() {
     running.await.unwrap().unwrap();
     assert_eq!(bench.store.unanswered("test").await, Ok(0));
     assert!(bench.count("local_stream_redelivered_total") >= 12);
+}
+
+#[tokio::test]
+async fn in_strict_order_nothing_is_on_its_way_behind_an_event_that_may_fail() {
+    for backlog in [Backlog::Strict, Backlog::FreshFirst { after: Duration::ZERO, rate: 1 }] {
+        let bench = Bench::new(1 << 20).await;
+        for (thing, number) in [(0, 1), (0, 2), (1, 1), (0, 3)] {
+            bench.append(thing, number).await;
+        }
+        let (mut inlet, ..) = bench.run_with(backlog);
+        let first = inlet.next().await.unwrap();
+        assert_eq!(identify(&first.event), (0, 1));
+        let other = inlet.next().await.unwrap();
+        assert_eq!(identify(&other.event), (1, 1), "{backlog:?}");
+        first.acker.finish(Outcome::failed("a test"));
+        for number in 1..=3 {
+            let Delivery { event, acker } = inlet.next().await.unwrap();
+            assert_eq!(identify(&event), (0, number), "{backlog:?}");
+            acker.finish(Outcome::Delivered);
+        }
+        other.acker.finish(Outcome::Delivered);
+        until("all is answered", || async { bench.store.unanswered("test").await == Ok(0) }).await;
+    }
 }
 
 #[tokio::test]

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use prometheus_streams_core::delivery::{Outcome, Receipt};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
-use super::consumer::Progress;
 use super::dead_letters::{DeadLetters, Letter, Reason};
+use super::hands::Hands;
+use super::progress::Progress;
 use crate::support::nats::is_up;
 
 /// How long an answer may wait for its turn; while the connection is down the queue can be full.
@@ -25,17 +26,33 @@ const FIRST_DELAY: Duration = Duration::from_secs(1);
 /// The longest delay after a failure.
 pub(super) const LONGEST_DELAY: Duration = Duration::from_secs(60);
 
-/// The duty to answer the server for one message, with what is needed to dead-letter it.
+/// Where the server takes the answer for a message: another place once it has come again.
 #[derive(Clone, Debug)]
-pub(super) struct Ticket {
+pub(super) struct Place {
     client: Client,
     reply: Subject,
     progress: Arc<Progress>,
+    /// The life of the stream in which the message came.
+    life: u64,
+}
+
+/// The duty to answer the server for one message, with what is needed to dead-letter it.
+#[derive(Clone, Debug)]
+pub(super) struct Ticket {
+    place: Arc<Mutex<Place>>,
+    /// Nothing where the order does not matter.
+    pub(super) hands: Option<Arc<Hands>>,
     subject: Subject,
     /// Its place in the stream.
-    sequence: u64,
+    pub(super) sequence: u64,
+    /// When the stream took it, in nanoseconds since 1970.
+    pub(super) published: i64,
     /// How often it was delivered, this time included.
     pub(super) deliveries: u64,
+    /// How many messages the consumer has not delivered yet.
+    pub(super) pending: u64,
+    /// True when deliveries before this one did not come here.
+    pub(super) behind_gap: bool,
     /// The data, as it came.
     pub(super) payload: Bytes,
 }
@@ -46,17 +63,38 @@ impl Ticket {
         let message = jetstream::Message { message, context: context.clone() };
         let info = message.info().ok()?;
         let (sequence, deliveries) = (info.stream_sequence, u64::try_from(info.delivered).unwrap_or(1));
-        progress.received(sequence, info.consumer_sequence);
+        let published = i64::try_from(info.published.unix_timestamp_nanos()).unwrap_or(i64::MAX);
+        let pending = info.pending;
+        let behind_gap = progress.received(sequence, info.consumer_sequence);
         let message = message.message;
+        let (client, progress, life) = (context.client(), Arc::clone(progress), progress.life());
+        let place = Place { client, reply: message.reply?, progress, life };
         Some(Self {
-            client: context.client(),
-            reply: message.reply?,
-            progress: Arc::clone(progress),
+            place: Arc::new(Mutex::new(place)),
+            hands: None,
             subject: message.subject,
             sequence,
+            published,
             deliveries,
+            pending,
+            behind_gap,
             payload: message.payload,
         })
+    }
+
+    /// Where it is answered for now.
+    pub(super) fn place(&self) -> Place {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The same, so that it can be changed.
+    pub(super) fn shared_place(&self) -> Arc<Mutex<Place>> {
+        Arc::clone(&self.place)
+    }
+
+    /// Its place among all messages, those of a stream that was made anew behind those of the one before.
+    pub(super) fn position(&self) -> (u64, u64) {
+        (self.place().life, self.sequence)
     }
 
     fn letter(&self) -> Letter<'_> {
@@ -66,30 +104,54 @@ impl Ticket {
 
     /// Still working on it. Says nothing while there is nobody to hear it.
     pub(super) async fn working(&self) {
-        if is_up(&self.client) {
+        if is_up(&self.place().client) {
             self.say(AckKind::Progress).await;
         }
     }
 
     /// Done with it for good.
-    async fn done(&self, kind: AckKind) {
-        self.progress.done(self.sequence);
+    pub(super) async fn done(&self, kind: AckKind) {
+        if let Some(hands) = &self.hands {
+            hands.done(self);
+        }
+        let Place { progress, life, .. } = self.place();
+        progress.done(self.sequence, life);
         self.say(kind).await;
     }
 
     /// Again, later the more often it failed.
     pub(super) async fn again(&self) {
+        self.release();
         self.say(AckKind::Nak(Some(delay(self.deliveries)))).await;
     }
 
     /// Again, to whoever asks next.
     pub(super) async fn give_back(&self) {
+        self.release();
         self.say(AckKind::Nak(None)).await;
+    }
+
+    /// It is for somebody else to answer for.
+    pub(super) fn leave(&self) {
+        let Place { progress, life, .. } = self.place();
+        progress.done(self.sequence, life);
+    }
+
+    /// It is not ours any more, and is taken when it comes again.
+    fn release(&self) {
+        if let Some(hands) = &self.hands {
+            hands.release(self);
+        }
     }
 
     /// An answer that is lost costs a second delivery, so nobody waits for its arrival.
     async fn say(&self, kind: AckKind) {
-        let said = timeout(ANSWER, self.client.publish(self.reply.clone(), kind.into())).await;
+        let Place { client, reply, progress, life } = self.place();
+        if life != progress.life() {
+            // In another stream of the same name it would be the answer for another message.
+            return;
+        }
+        let said = timeout(ANSWER, client.publish(reply, kind.into())).await;
         if !matches!(said, Ok(Ok(()))) {
             tracing::debug!(
                 sequence = self.sequence,
@@ -112,37 +174,36 @@ impl Answers {
         Self { dead_letters, told: Mutex::default() }
     }
 
-    /// Waits for the outcome of an event, and answers for the messages that it came in.
-    pub(super) async fn follow(&self, tickets: Vec<Ticket>, receipt: Receipt, sign_of_life: Duration) {
-        match outcome(&tickets, receipt, sign_of_life).await {
+    /// Waits for the outcome of an event, and answers for the messages that it came in. False where they were not
+    /// answered for: the event failed, or was rejected and cannot be dead-lettered now.
+    pub(super) async fn follow(&self, tickets: &[Ticket], receipt: Receipt, sign_of_life: Duration) -> bool {
+        match outcome(tickets, receipt, sign_of_life).await {
             Outcome::Delivered | Outcome::Filtered => {
-                for ticket in &tickets {
+                for ticket in tickets {
                     ticket.done(AckKind::Ack).await;
                 }
+                true
             }
-            Outcome::Rejected(reason) => {
-                for ticket in &tickets {
-                    self.bury(ticket, Reason::Rejected, &reason).await;
-                }
-            }
+            Outcome::Rejected(reason) => self.bury(tickets, Reason::Rejected, &reason).await,
             Outcome::Failed(reason) => {
-                tracing::debug!(sequence = tickets.first().map(|ticket| ticket.sequence), %reason, "an event failed; it will come again");
-                for ticket in &tickets {
-                    ticket.again().await;
-                }
+                let sequence = tickets.first().map(|ticket| ticket.sequence);
+                tracing::debug!(sequence, %reason, "an event failed; it will come again");
+                false
             }
         }
     }
 
-    /// Moves a message to the dead letters. It leaves the stream only when it has arrived there.
-    pub(super) async fn bury(&self, ticket: &Ticket, kind: Reason, reason: &str) {
-        match self.dead_letters.put(&ticket.letter(), kind, reason).await {
-            Ok(()) => {
-                self.log_burial(ticket, kind, reason);
-                ticket.done(AckKind::Term).await;
+    /// Moves messages to the dead letters. They leave the stream only when they have arrived there; false where
+    /// they have not.
+    pub(super) async fn bury(&self, tickets: &[Ticket], kind: Reason, reason: &str) -> bool {
+        for ticket in tickets {
+            if self.dead_letters.put(&ticket.letter(), kind, reason).await.is_err() {
+                return false;
             }
-            Err(_) => ticket.again().await,
+            self.log_burial(ticket, kind, reason);
+            ticket.done(AckKind::Term).await;
         }
+        true
     }
 }
 
@@ -175,7 +236,7 @@ async fn outcome(tickets: &[Ticket], mut receipt: Receipt, sign_of_life: Duratio
 }
 
 /// How long a message that failed has to wait.
-fn delay(deliveries: u64) -> Duration {
+pub(super) fn delay(deliveries: u64) -> Duration {
     let doublings = u32::try_from(deliveries.saturating_sub(1).min(16)).unwrap_or(16);
     FIRST_DELAY.saturating_mul(1 << doublings).min(LONGEST_DELAY)
 }

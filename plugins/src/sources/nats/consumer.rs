@@ -1,8 +1,7 @@
 //! The durable consumer: found, created, and made anew when it was lost, without skipping a message.
 
-use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::{Context, ErrorCode};
@@ -13,10 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::NatsSourceConfig;
+use super::progress::Progress;
 use crate::support::nats::api::{self, ApiError, ConsumerConfig, ConsumerInfo, StreamInfo};
-
-/// Messages that are not done with, of which the place is remembered.
-const MOST_OPEN: usize = 1 << 16;
 
 /// Where a new consumer starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
@@ -84,13 +81,15 @@ pub(super) enum ConsumerError {
     OtherFilters { stream: String, name: String },
     #[error("more than one of filter_subjects needs nats-server 2.10; this one is {0}")]
     TooOld(String),
+    #[error("stream {0} was made anew")]
+    OtherStream(String),
 }
 
 /// The consumer by its name, and what is known of its work.
 pub(super) struct Durable {
     pub(super) stream: String,
     pub(super) name: String,
-    config: Value,
+    pub(super) config: Value,
     pub(super) filters: Vec<String>,
     start: Start,
     clock: Arc<dyn Clock>,
@@ -98,6 +97,10 @@ pub(super) struct Durable {
     created: Option<String>,
     /// True once there was a consumer, so that its absence is a loss.
     existed: bool,
+    /// Where a first consumer starts at the earliest: what is before is the work of another one.
+    pub(super) not_before: Option<u64>,
+    /// False for a consumer that belongs to one stream, and has nothing to do in another one of its name.
+    pub(super) outlives_its_stream: bool,
     pub(super) progress: Arc<Progress>,
 }
 
@@ -126,6 +129,25 @@ impl Durable {
             clock,
             created: None,
             existed: false,
+            not_before: None,
+            outlives_its_stream: true,
+            progress: Arc::default(),
+        }
+    }
+
+    /// Another consumer of the same messages, which is there already.
+    pub(super) fn beside(&self, name: String) -> Self {
+        Self {
+            name,
+            config: self.config.clone(),
+            stream: self.stream.clone(),
+            filters: self.filters.clone(),
+            clock: Arc::clone(&self.clock),
+            start: self.start,
+            created: self.created.clone(),
+            existed: true,
+            not_before: None,
+            outlives_its_stream: false,
             progress: Arc::default(),
         }
     }
@@ -200,8 +222,16 @@ impl Durable {
         if self.filters.len() > 1 && !context.client().is_server_compatible(2, 10, 0) {
             return Err(ConsumerError::TooOld(server));
         }
+        if !self.outlives_its_stream
+            && stream.is_some_and(|stream| self.created.as_ref() != Some(&stream.created))
+        {
+            return Err(ConsumerError::OtherStream(self.stream.clone()));
+        }
         let mut config = self.config.clone();
-        let place = self.place(stream);
+        let place = match self.interrupted(context).await {
+            Some(next) => at(next),
+            None => self.place(stream),
+        };
         tracing::info!(stream = self.stream, consumer = self.name, start = %place, "creating the consumer");
         if let (Some(config), Value::Object(place)) = (config.as_object_mut(), place) {
             config.extend(place);
@@ -212,10 +242,100 @@ impl Durable {
         Ok(info)
     }
 
+    /// Makes the consumer anew, as it is but for its start: all from `start` on comes once more. A server cannot
+    /// move a consumer, so there is a moment without one; another one stands by to show where to go on.
+    ///
+    /// # Errors
+    /// It is not permitted, or JetStream cannot be asked; whatever has come to be by then loses nothing.
+    pub(super) async fn restart(&mut self, context: &Context, start: u64) -> Result<(), ConsumerError> {
+        let result = self.replace_at(context, start).await;
+        result.map_err(|source| self.not_created(source))
+    }
+
+    /// Creates another consumer of the same messages, from `start` on.
+    ///
+    /// # Errors
+    /// It is not permitted, there is one of that name, or JetStream cannot be asked.
+    pub(super) async fn copy(
+        &self,
+        context: &Context,
+        name: &str,
+        start: u64,
+        description: &str,
+    ) -> Result<(), ApiError> {
+        let config = api::consumer_config(context, &self.stream, &self.name).await?;
+        let mut config = starting(config, name, start);
+        config["description"] = json!(description);
+        api::create_consumer(context, &self.stream, name, &config).await.map(drop)
+    }
+
+    /// The consumer, or what stands by for it when an earlier life of this program was about to make it anew; it
+    /// is made then.
+    ///
+    /// # Errors
+    /// There is neither, or JetStream cannot be asked.
+    pub(super) async fn find(&self, context: &Context) -> Result<ConsumerInfo, ApiError> {
+        let found = self.info(context).await;
+        if !found.as_ref().is_err_and(|error| error.is(ErrorCode::CONSUMER_NOT_FOUND)) {
+            return found;
+        }
+        let (next, start) =
+            (self.next_name(), |config: &Value| config["opt_start_seq"].as_u64().unwrap_or(1));
+        let Ok(config) = api::consumer_config(context, &self.stream, &next).await else { return found };
+        let start = start(&config);
+        let config = starting(config, &self.name, start);
+        let info = api::create_consumer(context, &self.stream, &self.name, &config).await?;
+        let _ = api::delete_consumer(context, &self.stream, &next).await;
+        Ok(info)
+    }
+
+    /// It has work to do in this stream, and in no other of its name.
+    pub(super) fn belongs_to(&mut self, stream: &StreamInfo) {
+        self.created = Some(stream.created.clone());
+    }
+
+    async fn replace_at(&mut self, context: &Context, start: u64) -> Result<(), ApiError> {
+        let (stream, name, next) = (&self.stream, &self.name, &self.next_name());
+        let config = starting(api::consumer_config(context, stream, name).await?, name, start);
+        let refused = |error: &ApiError| matches!(error, ApiError::Refused(_));
+        // A server refuses to move a consumer, but only if it lets us try; so nothing is deleted that
+        // could not be made again.
+        if let Err(error) = api::create_consumer(context, stream, name, &config).await
+            && !refused(&error)
+        {
+            return Err(error);
+        }
+        let standing_by = starting(config.clone(), next, start);
+        if api::consumer_info(context, stream, next).await.is_ok() {
+            api::delete_consumer(context, stream, next).await?;
+        }
+        api::create_consumer(context, stream, next, &standing_by).await?;
+        let _ = api::delete_consumer(context, stream, name).await;
+        api::create_consumer(context, stream, name, &config).await?;
+        self.progress.rewinds(start.saturating_sub(1));
+        // One that stays is deleted when its name is needed.
+        let _ = api::delete_consumer(context, stream, next).await;
+        Ok(())
+    }
+
+    /// Where a consumer was to start that an earlier life of this program was about to make anew.
+    async fn interrupted(&self, context: &Context) -> Option<u64> {
+        if self.existed {
+            return None;
+        }
+        let next = api::consumer_info(context, &self.stream, &self.next_name()).await.ok()?;
+        (next.config.opt_start_seq > 0).then_some(next.config.opt_start_seq)
+    }
+
+    fn next_name(&self) -> String {
+        format!("{}-next", self.name)
+    }
+
     /// Where a new consumer starts, in the words of the API.
     fn place(&self, stream: Option<&StreamInfo>) -> Value {
         let all = json!({ "deliver_policy": "all" });
         match (self.existed, self.start) {
+            (false, _) if self.not_before.is_some() => at(self.not_before.unwrap_or_default()),
             (false, Start::New) => json!({ "deliver_policy": "new" }),
             (false, Start::Since(age)) => {
                 let since = self.clock.now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
@@ -227,7 +347,7 @@ impl Durable {
                 (Some(floor), Some(stream))
                     if self.created.as_ref() == Some(&stream.created) && floor <= stream.state.last_seq =>
                 {
-                    json!({ "deliver_policy": "by_start_sequence", "opt_start_seq": floor + 1 })
+                    at(floor + 1)
                 }
                 _ => {
                     self.progress.forget();
@@ -242,97 +362,26 @@ impl Durable {
     }
 }
 
+/// The start at a place of the stream, in the words of the API.
+fn at(sequence: u64) -> Value {
+    json!({ "deliver_policy": "by_start_sequence", "opt_start_seq": sequence })
+}
+
+/// A configuration as the server told it, for a consumer of this name that starts at this place.
+fn starting(mut config: Value, name: &str, start: u64) -> Value {
+    if let (Some(config), Value::Object(place)) = (config.as_object_mut(), at(start)) {
+        config.remove("opt_start_time");
+        config.remove("name");
+        config.insert("durable_name".to_owned(), json!(name));
+        config.extend(place);
+    }
+    config
+}
+
 fn same_filters(wanted: &[String], config: &ConsumerConfig) -> bool {
     let one = std::slice::from_ref(&config.filter_subject);
     let has = if config.filter_subjects.is_empty() { one } else { &config.filter_subjects };
     wanted.len() == has.len() && wanted.iter().all(|filter| has.contains(filter))
-}
-
-/// Which messages of the stream are done with, as far as this program has seen them come. What it has
-/// not seen, because it was lost on the way, or came to another program or an earlier life of this one, is
-/// known by the gap that it leaves in the count of deliveries; then only the word of the server counts.
-#[derive(Debug, Default)]
-pub(super) struct Progress(Mutex<Seen>);
-
-#[derive(Debug, Default)]
-struct Seen {
-    highest: Option<u64>,
-    open: BTreeSet<u64>,
-    /// The number of the last delivery.
-    delivery: u64,
-    /// The first delivery behind the last gap.
-    gap: Option<u64>,
-    /// Up to here all is acknowledged, the server said.
-    acknowledged: Option<u64>,
-}
-
-impl Progress {
-    pub(super) fn received(&self, sequence: u64, delivery: u64) {
-        let mut seen = self.seen();
-        if delivery > seen.delivery + 1 {
-            seen.gap = Some(delivery);
-        }
-        seen.delivery = seen.delivery.max(delivery);
-        seen.highest = seen.highest.max(Some(sequence));
-        seen.open.insert(sequence);
-        if seen.open.len() > MOST_OPEN {
-            // The oldest has expired in the stream long ago.
-            seen.open.pop_first();
-        }
-    }
-
-    /// Takes in what the server says while messages may be on their way to us.
-    pub(super) fn told(&self, info: &ConsumerInfo) {
-        let mut seen = self.seen();
-        seen.acknowledged = Some(info.ack_floor.stream_seq);
-        if info.num_ack_pending == 0 {
-            let delivered = info.delivered.consumer_seq;
-            seen.delivery = seen.delivery.max(delivered);
-            seen.gap = seen.gap.filter(|behind| *behind > delivered + 1);
-        }
-    }
-
-    /// Takes in what the server says while nothing is on its way: where it has counted otherwise than we
-    /// have, there is something that we did not see, or it is another consumer.
-    fn begins(&self, info: &ConsumerInfo) {
-        self.told(info);
-        let (mut seen, delivered) = (self.seen(), info.delivered.consumer_seq);
-        if delivered != seen.delivery {
-            (seen.delivery, seen.gap) = (delivered, Some(delivered + 1));
-        }
-    }
-
-    /// True when the message came and is not done with.
-    pub(super) fn is_open(&self, sequence: u64) -> bool {
-        self.seen().open.contains(&sequence)
-    }
-
-    pub(super) fn done(&self, sequence: u64) {
-        self.seen().open.remove(&sequence);
-    }
-
-    /// The sequence up to which all is done with.
-    fn floor(&self) -> Option<u64> {
-        let seen = self.seen();
-        if seen.gap.is_some() {
-            return seen.acknowledged;
-        }
-        seen.open.first().map(|first| first - 1).or(seen.highest.max(seen.acknowledged))
-    }
-
-    /// A new consumer counts its deliveries from 1.
-    fn starts_anew(&self) {
-        let mut seen = self.seen();
-        (seen.delivery, seen.gap) = (0, None);
-    }
-
-    fn forget(&self) {
-        *self.seen() = Seen::default();
-    }
-
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 #[cfg(test)]
@@ -340,73 +389,6 @@ mod tests {
     use prometheus_streams_core::testing::ManualClock;
 
     use super::*;
-
-    #[test]
-    fn the_floor_is_below_the_oldest_that_is_open() {
-        let progress = Progress::default();
-        assert_eq!(progress.floor(), None);
-        for (delivery, sequence) in (1..).zip([5, 6, 9]) {
-            progress.received(sequence, delivery);
-        }
-        progress.done(5);
-        progress.done(9);
-        assert_eq!(progress.floor(), Some(5));
-        progress.done(6);
-        assert_eq!(progress.floor(), Some(9));
-        // A message that came again after a failure is open again.
-        progress.received(6, 4);
-        assert_eq!(progress.floor(), Some(5));
-    }
-
-    fn info(delivered: (u64, u64), floor: (u64, u64), pending: u64) -> ConsumerInfo {
-        let pair = |(consumer, stream): (u64, u64)| json!({ "consumer_seq": consumer, "stream_seq": stream });
-        let info = json!({
-            "config": { "ack_policy": "explicit" },
-            "delivered": pair(delivered),
-            "ack_floor": pair(floor),
-            "num_ack_pending": pending,
-            "num_pending": 0,
-        });
-        serde_json::from_value(info).unwrap()
-    }
-
-    #[test]
-    fn a_message_that_was_lost_on_the_way_is_not_passed_over() {
-        let progress = Progress::default();
-        progress.begins(&info((2, 4), (2, 4), 0));
-        assert_eq!(progress.floor(), Some(4));
-        for (sequence, delivery) in [(5, 3), (7, 5)] {
-            progress.received(sequence, delivery);
-            progress.done(sequence);
-        }
-        assert_eq!(progress.floor(), Some(4), "6 did not come");
-        progress.told(&info((5, 7), (3, 5), 1));
-        assert_eq!(progress.floor(), Some(5));
-        progress.received(6, 6);
-        progress.done(6);
-        progress.told(&info((6, 7), (6, 7), 0));
-        progress.received(8, 7);
-        progress.done(8);
-        assert_eq!(progress.floor(), Some(8), "all that was missing has come");
-    }
-
-    #[test]
-    fn what_an_earlier_life_did_not_acknowledge_is_not_passed_over() {
-        let progress = Progress::default();
-        progress.begins(&info((9, 20), (8, 14), 1));
-        progress.received(21, 10);
-        progress.done(21);
-        assert_eq!(progress.floor(), Some(14));
-        // Nor is what was on its way to us when the connection was lost.
-        let progress = Progress::default();
-        progress.begins(&info((0, 0), (0, 0), 0));
-        progress.received(1, 1);
-        progress.done(1);
-        progress.begins(&info((2, 2), (1, 1), 1));
-        progress.received(3, 3);
-        progress.done(3);
-        assert_eq!(progress.floor(), Some(1));
-    }
 
     fn stream(created: &str, last_seq: u64) -> StreamInfo {
         let info = json!({ "config": {}, "created": created, "state": { "last_seq": last_seq } });
@@ -429,7 +411,7 @@ mod tests {
         (durable.existed, durable.created) = (true, Some("monday".to_owned()));
         assert_eq!(place(&durable, Some(stream("monday", 5))), r#""all""#, "nothing was read yet");
         durable.progress.received(7, 1);
-        durable.progress.done(7);
+        durable.progress.done(7, durable.progress.life());
         assert_eq!(place(&durable, Some(stream("monday", 9))), r#""by_start_sequence" 8"#);
         assert_eq!(place(&durable, Some(stream("monday", 6))), r#""all""#, "the stream lost its end");
         durable.progress.received(7, 1);

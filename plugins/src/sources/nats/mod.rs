@@ -11,47 +11,69 @@
 //!   durable: receiver
 //! ```
 //!
-//! Messages of one target come in the order of the stream. One that failed comes again after a delay,
-//! and so behind those that were delivered meanwhile: a sink that must not go back in time, as a
-//! gateway, keeps the newest time per target and lets the older one pass as delivered.
+//! In which order a backlog comes is for the sinks to say. A sink that holds only the newest, as a gateway, takes
+//! it as it comes: a message that failed comes again after a delay, and so behind those that were
+//! delivered meanwhile.
+//!
+//! **Strict**, for a sink that keeps a history. An event is never delivered for the first time behind a later one of
+//! its labels: not after a failure, a restart, a kill or a lost connection. The events of one
+//! set of labels are in the pipeline one at a time; one that failed is sent again before those behind it. Where the server
+//! waits for answers that nobody is going to give, as after a kill, the consumer is made anew behind the last
+//! message up to which all are acknowledged. What was delivered behind that comes once more then, in its old order:
+//! within one life of the program only what was not answered, after a kill all of it. A split event stands
+//! where its last part does. Two programs that share a durable cannot keep an order together: they say so in the
+//! log, and go on without.
+//!
+//! **Fresh first**, for a sink that keeps a history into which the past can be written later. When a message comes that has
+//! lain in the stream for longer than `after`, all that the stream holds by then is left to a second consumer, named
+//! `<durable>-backfill`, which delivers it oldest first at the limited rate, takes at most a quarter of the
+//! pipeline's room, and is deleted when it has come to its end; the durable goes on behind it with what is new. Each of the
+//! two keeps the strict order; between them there is none. The age is that in this stream: what another stream hands on
+//! late is new here. It is told by the two clocks, which have to agree as closely as `after` needs.
+//! The backfill outlives a restart, and another outage prolongs it.
+//!
+//! Both need to create and delete the consumers `<durable>`, `<durable>-next`, which stands by while another is
+//! made anew, and for fresh first `<durable>-backfill` and `<durable>-backfill-next`, and for fresh first to ask for
+//! the stream: publish to `$JS.API.CONSUMER.{CREATE,DELETE,INFO,MSG.NEXT}.<stream>.<consumer>`,
+//! `$JS.API.STREAM.INFO.<stream>` and `$JS.ACK.<stream>.<consumer>.>`. Who may not is told so in the log; nothing is lost, but the order is kept only
+//! between restarts, and a backlog is not overtaken.
 
 mod answers;
+mod backfill;
 mod consumer;
 mod counts;
 mod dead_letters;
+mod hands;
+mod order;
 mod parts;
+mod past;
 mod poison;
+mod progress;
 mod pull;
+mod reader;
+mod request;
+mod stretches;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use prometheus_streams_core::emitter::Emitter;
+use prometheus_streams_core::emitter::{Backlog, Emitter};
 use prometheus_streams_core::error::{BoxError, BuildError};
-use prometheus_streams_core::health::Health;
 use prometheus_streams_core::register;
 use prometheus_streams_core::stage::{Source, SourceConfig, StageContext};
 use prometheus_streams_core::values::{Size, Span};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::support::envelope::Limits;
 use crate::support::nats::{Connection, nats_settings, subject};
 
 use self::answers::Answers;
+use self::backfill::FreshFirst;
 use self::consumer::{Durable, Start};
 use self::counts::Counts;
 use self::dead_letters::{DeadLetterSettings, DeadLetters};
-use self::parts::Parts;
-use self::pull::End;
-
-/// How long to wait before looking again for a stream or a consumer that could not be had.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
-/// How long the last acknowledgements may take to leave on shutdown.
-const FLUSH: Duration = Duration::from_secs(2);
+use self::hands::Hands;
+use self::reader::{Common, Left, Reader};
 
 nats_settings! {
     /// Reads events from a NATS JetStream stream. A message is acknowledged when its event has been
@@ -61,7 +83,10 @@ nats_settings! {
         pub stream: String,
         /// The durable consumer that remembers what was read; created when it is missing. Receivers with
         /// the same durable share the work, but a scrape that was split needs all its parts in one of
-        /// them. Default: `prometheus-streams-<pipeline>`.
+        /// them, and an order of events cannot be kept by several. Where a sink wants a backlog in strict
+        /// order or the fresh first, as `remote_write`, there may be consumers beside it whose names begin
+        /// with its own: `-next`, `-backfill`, `-backfill-next`; to keep the order the user must be permitted
+        /// to create and delete them and it. Default: `prometheus-streams-<pipeline>`.
         #[serde(default)]
         pub durable: Option<String>,
         /// Reads only messages with these subjects; `*` and `>` are wildcards. Default: all. More than
@@ -121,17 +146,19 @@ impl SourceConfig for NatsSourceConfig {
         let connection = Arc::new(Connection::new(endpoint));
         let counts = Arc::new(Counts::new(&cx.metrics, Arc::clone(&cx.clock)));
         let dead_letters = DeadLetters::new(dead_letters, Arc::clone(&connection), Arc::clone(&counts));
-        problems.or(Box::new(NatsSource {
-            durable: Durable::new(&self, durable, Arc::clone(&cx.clock)),
+        let common = Common {
             limits: Limits { body: self.max_body.as_usize(), ..Limits::default() },
-            parts: Parts::default(),
-            answers: Arc::new(Answers::new(dead_letters)),
-            tasks: TaskTracker::new(),
-            has_read: false,
+            parts: Default::default(),
+            answers: Answers::new(dead_letters),
+            hands: Arc::new(Hands::default()),
             health: cx.health.clone(),
+            clock: Arc::clone(&cx.clock),
+            past_is_unread: Default::default(),
             connection,
             counts,
-        }))
+        };
+        let durable = Durable::new(&self, durable, Arc::clone(&cx.clock));
+        problems.or(Box::new(NatsSource(Reader::new(Arc::new(common), durable))))
     }
 }
 
@@ -159,47 +186,27 @@ impl NatsSourceConfig {
     }
 }
 
-struct NatsSource {
-    connection: Arc<Connection>,
-    durable: Durable,
-    limits: Limits,
-    /// The parts of split events that wait for the others.
-    parts: Parts,
-    answers: Arc<Answers>,
-    /// One task for every open receipt.
-    tasks: TaskTracker,
-    /// True once there was something to read from.
-    has_read: bool,
-    health: Health,
-    counts: Arc<Counts>,
-}
+struct NatsSource(Reader);
 
 #[async_trait]
 impl Source for NatsSource {
-    async fn run(mut self: Box<Self>, out: Emitter, shutdown: CancellationToken) -> Result<(), BoxError> {
-        self.health.degraded("connecting");
-        self.connection.open().await?;
-        let mut link = self.connection.link();
-        while !shutdown.is_cancelled() {
-            link.mark_unchanged();
-            match self.read(&out, &shutdown).await {
-                Ok(End::Shutdown) => break,
-                Ok(End::Disconnected) => self.health.degraded(self.connection.lost()),
-                Ok(End::Lost(reason)) => self.health.degraded(reason),
-                Err(error) => self.health.degraded(error),
+    async fn run(self: Box<Self>, out: Emitter, shutdown: CancellationToken) -> Result<(), BoxError> {
+        let mut reader = self.0;
+        reader.common.health.degraded("connecting");
+        reader.common.connection.open().await?;
+        match out.backlog() {
+            Backlog::Any => {}
+            Backlog::Strict => {
+                reader.keep_order();
+                backfill::take_back(&mut reader, &shutdown).await;
             }
-            tokio::select! {
-                () = shutdown.cancelled() => {}
-                _ = link.changed() => {}
-                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            Backlog::FreshFirst { after, rate } => {
+                reader.keep_order();
+                return FreshFirst::new(after, rate, &out, &shutdown).run(reader).await;
             }
         }
-        self.parts.give_back().await;
-        self.tasks.close();
-        self.tasks.wait().await;
-        // What could not be sent is delivered again; there is nothing else to do about it.
-        let _ = timeout(FLUSH, self.connection.open().await?.client().flush()).await;
-        Ok(())
+        while !matches!(reader.run(&out, &shutdown).await?, Left::Shutdown) {}
+        reader.finish().await
     }
 }
 

@@ -116,7 +116,7 @@ mod tests {
     use async_nats::jetstream::{self, Context};
     use prometheus_streams_core::event::Event;
 
-    use super::super::consumer::Progress;
+    use super::super::progress::Progress;
     use super::*;
 
     /// JetStream on a broker that is not there.

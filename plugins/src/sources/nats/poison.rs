@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::{StreamExt, stream};
 use prometheus_streams_core::error::BoxError;
 
-use super::NatsSource;
 use super::dead_letters::{Letter, Reason};
+use super::reader::Reader;
 use crate::support::nats::api::{self, ApiError, StoredMessage};
 use crate::support::nats::subject;
 
@@ -20,7 +20,7 @@ const MOST_MESSAGES: usize = 1000;
 /// How many are looked at at once.
 const AT_ONCE: usize = 16;
 
-impl NatsSource {
+impl Reader {
     /// Dead-letters what would break the connection, and deletes it from the stream: there is no other
     /// way to get past it without receiving it.
     pub(super) async fn remove_poison(&self, context: &Context) -> Result<(), BoxError> {
@@ -61,7 +61,7 @@ impl NatsSource {
         let letter =
             Letter { subject: &message.subject, sequence: message.seq, deliveries: 1, payload: &payload };
         let reason = "its headers or its subject would break the connection";
-        self.answers.dead_letters.put(&letter, Reason::Poison, reason).await?;
+        self.common.answers.dead_letters.put(&letter, Reason::Poison, reason).await?;
         api::delete_message(context, stream, message.seq).await.map_err(|error| {
             format!(
                 "cannot delete message {} of stream {stream}, which breaks the connection: {error}",

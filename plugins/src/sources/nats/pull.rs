@@ -2,52 +2,38 @@
 //! turns them into deliveries. The server's idle heartbeats tell a quiet stream from a lost consumer.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
-use async_nats::{Client, Message, StatusCode, Subscriber};
+use async_nats::Message;
+use async_nats::jetstream::{AckKind, Context};
 use futures_util::StreamExt;
 use prometheus_streams_core::delivery::Receipt;
 use prometheus_streams_core::emitter::{Emitter, Room};
 use prometheus_streams_core::error::BoxError;
-use serde_json::json;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
+use prometheus_streams_core::event::{Event, Labels};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::NatsSource;
-use super::answers::{Answers, Ticket};
-use super::consumer::Progress;
+use super::answers::Ticket;
 use super::dead_letters::Reason;
-use crate::support::envelope::Envelope;
+use super::hands::Met;
+use super::order::{Answered, Order, Waiting, until_due};
+use super::past::Judged;
+use super::reader::Reader;
+use super::request::{Heard, Request, SILENCE};
+use crate::support::envelope::{Envelope, EnvelopeError};
 use crate::support::nats::api::{self, ApiError};
-use crate::support::nats::{Link, REQUEST_TIMEOUT, is_up};
+use crate::support::nats::{Link, is_up};
 
 /// The most messages to ask for at once.
-const MOST_MESSAGES: usize = 256;
-
-/// The most bytes to ask for at once, unless one message may be larger.
-const MOST_BYTES: usize = 16 << 20;
-
-/// How long a request waits at the server for messages to come.
-const EXPIRES: Duration = Duration::from_secs(30);
-
-/// How often the server shows that it remembers the request.
-const HEARTBEAT: Duration = Duration::from_secs(3);
-
-/// Silence for that long means that the server has forgotten the request, or the consumer.
-const SILENCE: Duration = Duration::from_secs(7);
+pub(super) const MOST_MESSAGES: usize = 256;
 
 /// So many signs of life fit into the time that the server waits for one.
 const SIGNS: u32 = 3;
 
 /// How often the consumer is compared with its stream.
 const LOOK: Duration = Duration::from_secs(10);
-
-/// How long messages may take that are on their way when we stop asking.
-const DRAIN: Duration = Duration::from_secs(1);
-
-/// A request that ends sooner than this without a message is not repeated at once.
-const SHORTEST_REQUEST: Duration = Duration::from_millis(100);
 
 /// Why reading has ended.
 pub(super) enum End {
@@ -57,10 +43,16 @@ pub(super) enum End {
     Disconnected,
     /// The consumer or the stream was lost.
     Lost(String),
+    /// What comes is of the past.
+    Behind,
+    /// All that was to be read is read and answered.
+    Finished,
+    /// There is more to read than there was.
+    Again,
 }
 
 /// Why no more messages are asked for.
-enum Stop {
+pub(super) enum Stop {
     /// The pipeline was paused.
     Paused,
     Ended(End),
@@ -79,20 +71,16 @@ struct Session<'a> {
     looks: Interval,
 }
 
-impl NatsSource {
+impl Reader {
     /// Reads until the end, or until something is lost.
     pub(super) async fn read(
         &mut self,
         out: &Emitter,
         shutdown: &CancellationToken,
     ) -> Result<End, BoxError> {
-        let context = &self.connection.jetstream().await?;
-        let config = self.durable.ensure(context).await?.config;
-        if std::mem::replace(&mut self.has_read, true) {
-            // Whatever ended the last reading may have been a message.
-            self.remove_poison(context).await?;
-        }
-        self.health.ready();
+        let context = &self.common.connection.jetstream().await?;
+        let config = self.prepare(context, shutdown).await?.config;
+        self.common.health.ready();
         let sign_of_life = Duration::from_nanos(config.ack_wait.max(1_000_000_000)) / SIGNS;
         let most = usize::try_from(config.max_batch).ok().filter(|most| *most > 0);
         let mut session = Session {
@@ -107,10 +95,26 @@ impl NatsSource {
         loop {
             let mut request = Request::open(context, &self.durable.stream, &self.durable.name).await?;
             let stop = self.pull(&mut session, &mut request).await;
-            request.close(context, &self.durable.progress).await;
-            match stop {
-                Stop::Ended(end) => return Ok(end),
-                Stop::Paused => self.parts.give_back().await,
+            let rest = request.close().await;
+            match (stop, self.order.is_some()) {
+                (Stop::Ended(end), ordered) => {
+                    self.left_some = ordered;
+                    self.give_back(context, rest).await;
+                    return Ok(end);
+                }
+                (Stop::Paused, false) => {
+                    self.give_back(context, rest).await;
+                    self.common.parts.lock().await.give_back().await;
+                }
+                // What was given back would come behind what is held.
+                (Stop::Paused, true) => {
+                    for message in rest {
+                        if let Some(Stop::Ended(end)) = self.take(&session, message, &mut Vec::new()).await {
+                            self.left_some = true;
+                            return Ok(end);
+                        }
+                    }
+                }
             }
         }
     }
@@ -119,28 +123,55 @@ impl NatsSource {
     async fn pull(&mut self, session: &mut Session<'_>, request: &mut Request) -> Stop {
         let mut rooms: Vec<Room> = Vec::new();
         loop {
-            while rooms.is_empty() {
-                tokio::select! {
-                    () = session.shutdown.cancelled() => return Stop::Ended(End::Shutdown),
-                    room = session.out.reserve() => rooms.push(room),
-                    _ = session.signs.tick() => self.tend(session).await,
-                    _ = session.looks.tick() => if let Some(reason) = self.look(session).await {
-                        return Stop::Ended(End::Lost(reason));
-                    },
-                }
+            if let Some(stop) = self.make_room(session, &mut rooms).await {
+                return stop;
             }
-            while rooms.len() < session.most {
+            let most = session.most.min(self.past.most(self.order.as_ref(), session.out.capacity()));
+            while rooms.len() < most {
                 let Ok(room) = session.out.try_reserve() else { break };
                 rooms.push(room);
             }
+            rooms.truncate(most);
             if session.out.is_paused() {
                 return Stop::Paused;
             }
             if let Err(error) = request.ask(session.context, rooms.len()).await {
                 return Stop::Ended(End::Lost(error.to_string()));
             }
+            self.past.asked(rooms.len());
             if let Some(stop) = self.receive(session, request, &mut rooms).await {
                 return stop;
+            }
+        }
+    }
+
+    /// Waits until there is room for a message, and it may be asked for.
+    async fn make_room(&mut self, session: &mut Session<'_>, rooms: &mut Vec<Room>) -> Option<Stop> {
+        loop {
+            self.send_ready(session, rooms);
+            if let Some(end) = self.past.end(&self.durable.progress) {
+                return Some(Stop::Ended(end));
+            }
+            let full = self.order.as_ref().is_some_and(Order::is_full)
+                || self.past.most(self.order.as_ref(), session.out.capacity()) == 0;
+            let may_ask = !full && self.past.due().is_none_or(|due| due <= Instant::now());
+            if may_ask && !rooms.is_empty() {
+                return None;
+            }
+            rooms.clear();
+            let is_ready = self.order.as_mut().is_some_and(Order::is_ready);
+            let again = self.order.as_ref().and_then(Order::due);
+            let pace = self.past.due().filter(|_| !full && !may_ask);
+            tokio::select! {
+                () = session.shutdown.cancelled() => return Some(Stop::Ended(End::Shutdown)),
+                room = session.out.reserve(), if may_ask || is_ready => rooms.push(room),
+                Some(answered) = next_answer(&mut self.order) => self.settle(answered),
+                () = until_due(again) => {}
+                () = until_due(pace) => {}
+                _ = session.signs.tick() => self.tend(session).await,
+                _ = session.looks.tick() => if let Some(reason) = self.look(session).await {
+                    return Some(Stop::Ended(End::Lost(reason)));
+                },
             }
         }
     }
@@ -153,20 +184,28 @@ impl NatsSource {
         rooms: &mut Vec<Room>,
     ) -> Option<Stop> {
         let lost = |reason: &str| Some(Stop::Ended(End::Lost(reason.to_owned())));
-        let mut link = self.connection.link();
+        let mut link = self.common.connection.link();
         link.mark_unchanged();
         while request.open > 0 {
+            self.send_ready(session, rooms);
+            let needs_room = rooms.is_empty() && self.order.as_mut().is_some_and(Order::is_ready);
+            let again = self.order.as_ref().and_then(Order::due);
             tokio::select! {
                 biased;
                 () = session.shutdown.cancelled() => return Some(Stop::Ended(End::Shutdown)),
                 () = session.out.paused() => return Some(Stop::Paused),
                 message = request.messages.next() => match message.map(|message| request.hear(message)) {
-                    Some(Heard::Message(message)) => self.take(session, message, rooms).await,
+                    Some(Heard::Message(message)) => if let Some(stop) = self.take(session, message, rooms).await {
+                        return Some(stop);
+                    },
                     Some(Heard::Heartbeat) => {}
                     Some(Heard::Done) => request.rest(session.shutdown).await,
                     Some(Heard::Lost(reason)) => return lost(&reason),
                     None => return Some(Stop::Ended(End::Disconnected)),
                 },
+                Some(answered) = next_answer(&mut self.order) => self.settle(answered),
+                room = session.out.reserve(), if needs_room => rooms.push(room),
+                () = until_due(again) => {}
                 _ = link.changed() => if !is_up(&request.client) || *link.borrow_and_update() != Link::Up {
                     return Some(Stop::Ended(End::Disconnected));
                 },
@@ -176,35 +215,79 @@ impl NatsSource {
                     return lost(&reason);
                 },
             }
+            if self.past.has_ended() {
+                return None;
+            }
         }
         None
     }
 
-    /// Turns a message into a delivery, a part that waits, or a dead letter.
-    async fn take(&mut self, session: &Session<'_>, message: Message, rooms: &mut Vec<Room>) {
+    /// Turns a message into a delivery, a part or an event that waits, or a dead letter.
+    async fn take(&mut self, session: &Session<'_>, message: Message, rooms: &mut Vec<Room>) -> Option<Stop> {
         // Whatever came here by another way has nobody who waits for an answer.
-        let Some(ticket) = Ticket::new(session.context, &self.durable.progress, message) else { return };
-        self.counts.message(ticket.deliveries);
-        let unpacked = match Envelope::parse(ticket.payload.clone(), &self.limits) {
-            Ok(envelope) => match envelope.part() {
-                Some(part) => match self.parts.add(part, envelope, ticket) {
-                    Some((parts, tickets)) => (Envelope::join(parts, &self.limits), tickets),
-                    None => return,
-                },
-                None => (Ok(envelope), vec![ticket]),
-            },
-            Err(error) => (Err(error), vec![ticket]),
-        };
-        let (envelope, tickets) = unpacked;
-        let event = {
-            let _timer = self.counts.decompress_seconds.start_timer();
-            envelope.and_then(|envelope| envelope.open(&self.limits))
-        };
-        match event {
-            Ok(event) => {
-                if tickets.iter().all(|ticket| ticket.deliveries == 1) {
-                    self.counts.event(&event);
+        let ticket = Ticket::new(session.context, &self.durable.progress, message)?;
+        self.common.counts.message(ticket.deliveries);
+        let ticket = if self.order.is_some() {
+            if ticket.behind_gap && self.keeps_order {
+                return Some(Stop::Ended(End::Lost("deliveries before this one did not come".to_owned())));
+            }
+            match self.past.judge(&ticket, self.common.clock.now()) {
+                Judged::Wanted => {}
+                Judged::Behind => return Some(Stop::Ended(End::Behind)),
+                Judged::Beyond => {
+                    ticket.leave();
+                    return None;
                 }
+                Judged::Elsewhere => {
+                    ticket.done(AckKind::Ack).await;
+                    return None;
+                }
+            }
+            match self.common.hands.meet(ticket) {
+                Met::New(ticket) => ticket,
+                Met::Held => return None,
+                Met::Done(ticket) => {
+                    ticket.done(AckKind::Ack).await;
+                    return None;
+                }
+            }
+        } else {
+            ticket
+        };
+        match Envelope::parse(ticket.payload.clone(), &self.common.limits) {
+            Ok(envelope) => match envelope.part() {
+                Some(part) => {
+                    let whole = self.common.parts.lock().await.add(part, envelope, ticket);
+                    if let Some((parts, tickets)) = whole {
+                        match Envelope::join(parts, &self.common.limits) {
+                            Ok(envelope) => self.deliver(session, envelope, tickets, rooms).await,
+                            Err(error) => self.bury(tickets, Reason::from(&error), error.to_string()),
+                        }
+                    }
+                }
+                None => self.deliver(session, envelope, vec![ticket], rooms).await,
+            },
+            Err(error) => self.bury(vec![ticket], Reason::from(&error), error.to_string()),
+        }
+        None
+    }
+
+    /// Sends an event at once, or lets it wait for its turn.
+    async fn deliver(
+        &mut self,
+        session: &Session<'_>,
+        envelope: Envelope,
+        tickets: Vec<Ticket>,
+        rooms: &mut Vec<Room>,
+    ) {
+        if let Some(order) = &mut self.order {
+            order.add(Waiting { envelope, tickets, was_sent: false });
+            self.send_ready(session, rooms);
+            return;
+        }
+        match self.unpack(envelope) {
+            Ok(event) => {
+                self.count(&event, &tickets);
                 match rooms.pop() {
                     Some(room) => self.follow(tickets, room.send(event), session.sign_of_life),
                     // More came than was asked for.
@@ -215,25 +298,106 @@ impl NatsSource {
         }
     }
 
-    fn follow(&self, tickets: Vec<Ticket>, receipt: Receipt, sign_of_life: Duration) {
-        let answers = Arc::clone(&self.answers);
-        self.tasks.spawn(async move { answers.follow(tickets, receipt, sign_of_life).await });
+    /// Sends the events whose turn it is, as there is room.
+    fn send_ready(&mut self, session: &Session<'_>, rooms: &mut Vec<Room>) {
+        while !rooms.is_empty()
+            && let Some((labels, mut waiting)) = self.order.as_mut().and_then(Order::next)
+        {
+            match self.unpack(waiting.envelope.clone()) {
+                Ok(event) => {
+                    if !std::mem::replace(&mut waiting.was_sent, true) {
+                        self.count(&event, &waiting.tickets);
+                    }
+                    let Some(room) = rooms.pop() else { return };
+                    let body = event.body.len() as u64;
+                    self.follow_in_order(labels, waiting, body, room.send(event), session.sign_of_life);
+                }
+                Err(error) => {
+                    if let Some(order) = &mut self.order {
+                        order.sent(0);
+                        order.settle(Answered { labels, failed: None, bytes: waiting.bytes(), body: 0 });
+                    }
+                    self.bury(waiting.tickets, Reason::from(&error), error.to_string());
+                }
+            }
+        }
     }
 
-    fn bury(&self, tickets: Vec<Ticket>, kind: Reason, reason: String) {
-        let answers: Arc<Answers> = Arc::clone(&self.answers);
+    fn unpack(&self, envelope: Envelope) -> Result<Event, EnvelopeError> {
+        let _timer = self.common.counts.decompress_seconds.start_timer();
+        envelope.open(&self.common.limits)
+    }
+
+    fn count(&self, event: &Event, tickets: &[Ticket]) {
+        if tickets.iter().all(|ticket| ticket.deliveries == 1) {
+            self.common.counts.event(event);
+        }
+    }
+
+    fn follow(&self, tickets: Vec<Ticket>, receipt: Receipt, sign_of_life: Duration) {
+        let common = Arc::clone(&self.common);
         self.tasks.spawn(async move {
-            for ticket in &tickets {
-                answers.bury(ticket, kind, &reason).await;
+            if !common.answers.follow(&tickets, receipt, sign_of_life).await {
+                again(&tickets).await;
             }
         });
     }
 
-    /// Looks after the parts that wait for others.
+    fn follow_in_order(
+        &mut self,
+        labels: Labels,
+        waiting: Waiting,
+        body: u64,
+        receipt: Receipt,
+        sign_of_life: Duration,
+    ) {
+        let Some(order) = &mut self.order else { return };
+        order.sent(body);
+        let (common, answer) = (Arc::clone(&self.common), order.answer.clone());
+        self.tasks.spawn(async move {
+            let is_answered = common.answers.follow(&waiting.tickets, receipt, sign_of_life).await;
+            let bytes = waiting.bytes();
+            let failed = (!is_answered).then_some(waiting);
+            // Nobody hears it when the program ends.
+            let _ = answer.send(Answered { labels, failed, bytes, body });
+        });
+    }
+
+    fn settle(&mut self, answered: Answered) {
+        if let Some(order) = &mut self.order {
+            order.settle(answered);
+        }
+    }
+
+    fn bury(&self, tickets: Vec<Ticket>, kind: Reason, reason: String) {
+        let common = Arc::clone(&self.common);
+        self.tasks.spawn(async move {
+            if !common.answers.bury(&tickets, kind, &reason).await {
+                again(&tickets).await;
+            }
+        });
+    }
+
+    /// Gives back what came when it was not asked for any more. Where the order matters the consumer is to
+    /// go back instead.
+    async fn give_back(&self, context: &Context, rest: Vec<Message>) {
+        for message in rest {
+            if self.order.is_none()
+                && let Some(ticket) = Ticket::new(context, &self.durable.progress, message)
+            {
+                ticket.give_back().await;
+            }
+        }
+    }
+
+    /// Looks after what waits: parts for others, events for their turn.
     async fn tend(&mut self, session: &Session<'_>) {
-        let lonely = self.parts.tend(session.sign_of_life * SIGNS).await;
+        let lonely = self.common.parts.lock().await.tend(session.sign_of_life * SIGNS).await;
         if !lonely.is_empty() {
             self.bury(lonely, Reason::Incomplete, "the other parts of the event never came".to_owned());
+        }
+        if let Some(order) = &self.order {
+            order.tend().await;
         }
     }
 
@@ -252,115 +416,18 @@ impl NatsSource {
             Err(ApiError::Refused(error)) => return Some(error.to_string()),
             Err(_) => return None,
         };
-        let lag = consumer.num_pending.saturating_add(consumer.num_ack_pending);
-        self.counts.lag(&self.durable.stream, &self.durable.name, lag);
+        let lag = self.past.lag(&consumer);
+        self.common.counts.lag(&self.durable.stream, &self.durable.name, lag);
         self.durable.progress.told(&consumer);
-        if consumer.num_pending == 0 {
-            self.parts.all_was_read();
+        self.past.told(&consumer, &self.durable.progress);
+        let past_is_read = !self.common.past_is_unread.load(Ordering::Acquire);
+        if consumer.num_pending == 0 && past_is_read {
+            self.common.parts.lock().await.all_was_read();
         }
         let stream = api::stream_info(context, &self.durable.stream).await.ok()?;
         (consumer.delivered.stream_seq > stream.state.last_seq)
             .then(|| "the consumer is ahead of its stream".to_owned())
     }
-}
-
-/// What a message on the inbox is.
-enum Heard {
-    Message(Message),
-    Heartbeat,
-    /// The request has ended.
-    Done,
-    Lost(String),
-}
-
-/// The requests for messages, one after the other, and the inbox on which they are answered.
-struct Request {
-    messages: Subscriber,
-    client: Client,
-    inbox: String,
-    subject: String,
-    /// How many messages are still to come.
-    open: usize,
-    asked: Instant,
-    heard: Instant,
-}
-
-impl Request {
-    /// Opens the inbox; asks for nothing yet.
-    async fn open(context: &Context, stream: &str, consumer: &str) -> Result<Self, BoxError> {
-        let client = context.client();
-        let inbox = client.new_inbox();
-        let messages = timeout(REQUEST_TIMEOUT, client.subscribe(inbox.clone())).await??;
-        let subject = format!("CONSUMER.MSG.NEXT.{stream}.{consumer}");
-        let now = Instant::now();
-        Ok(Self { messages, client, inbox, subject, open: 0, asked: now, heard: now })
-    }
-
-    async fn ask(&mut self, context: &Context, messages: usize) -> Result<(), BoxError> {
-        let payload = json!({
-            "batch": messages,
-            "max_bytes": MOST_BYTES.max(2 * self.client.max_payload()),
-            "expires": u64::try_from(EXPIRES.as_nanos())?,
-            "idle_heartbeat": u64::try_from(HEARTBEAT.as_nanos())?,
-        });
-        let request =
-            async_nats::Request::new().inbox(self.inbox.clone()).payload(payload.to_string().into());
-        timeout(REQUEST_TIMEOUT, context.send_request(self.subject.clone(), request)).await??;
-        self.open = messages;
-        self.asked = Instant::now();
-        self.heard = self.asked;
-        Ok(())
-    }
-
-    fn hear(&mut self, message: Message) -> Heard {
-        self.heard = Instant::now();
-        // Anybody can write a status into a message; only those without a place in the stream are the server's.
-        let stored = message.reply.as_ref().is_some_and(|reply| reply.starts_with("$JS.ACK."));
-        match message.status.filter(|_| !stored) {
-            None | Some(StatusCode::OK) => {
-                self.open = self.open.saturating_sub(1);
-                Heard::Message(message)
-            }
-            Some(StatusCode::IDLE_HEARTBEAT) => Heard::Heartbeat,
-            Some(StatusCode::NO_RESPONDERS) => Heard::Lost("the consumer does not answer".to_owned()),
-            Some(status) => {
-                self.open = 0;
-                let reason = message.description.unwrap_or_default();
-                tracing::debug!(%status, reason, "a request for messages has ended");
-                if is_refusal(status, &reason) { Heard::Lost(reason) } else { Heard::Done }
-            }
-        }
-    }
-
-    /// Keeps requests that end at once from becoming a storm of them.
-    async fn rest(&self, shutdown: &CancellationToken) {
-        if self.asked.elapsed() < SHORTEST_REQUEST {
-            // The time is up, or the program ends; both end the rest.
-            let _ = timeout(SHORTEST_REQUEST, shutdown.cancelled()).await;
-        }
-    }
-
-    /// Takes the request back, and gives back what was on its way.
-    async fn close(mut self, context: &Context, progress: &Arc<Progress>) {
-        if !is_up(&self.client) || self.messages.drain().await.is_err() {
-            return;
-        }
-        // What does not come in time is delivered again by and by.
-        let _ = timeout(DRAIN, async {
-            while let Some(message) = self.messages.next().await {
-                if let Some(ticket) = Ticket::new(context, progress, message) {
-                    ticket.give_back().await;
-                }
-            }
-        })
-        .await;
-    }
-}
-
-/// True where the next request would end in the same way.
-fn is_refusal(status: StatusCode, reason: &str) -> bool {
-    let deleted = ["Consumer Deleted", "Consumer is push based"].contains(&reason);
-    deleted || status.as_u16() == 400 || reason.starts_with("Exceeded Max")
 }
 
 /// Ticks that are late rather than many.
@@ -370,26 +437,22 @@ fn every(period: Duration) -> Interval {
     ticks
 }
 
-async fn give_back(tickets: &[Ticket]) {
-    for ticket in tickets {
-        ticket.give_back().await;
+/// The next event that was in the pipeline.
+async fn next_answer(order: &mut Option<Order>) -> Option<Answered> {
+    match order {
+        Some(order) => order.answers.recv().await,
+        None => std::future::pending().await,
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+async fn again(tickets: &[Ticket]) {
+    for ticket in tickets {
+        ticket.again().await;
+    }
+}
 
-    #[test]
-    fn a_request_that_will_never_be_granted_is_told_from_one_that_has_ended() {
-        let refused = |code: u16, reason: &str| is_refusal(StatusCode::try_from(code).unwrap(), reason);
-        assert!(refused(400, "Bad Request"));
-        for reason in ["Consumer Deleted", "Exceeded MaxRequestExpires of 1s", "Exceeded MaxWaiting"] {
-            assert!(refused(409, reason), "{reason}");
-        }
-        assert!(!refused(408, "Request Timeout"));
-        for reason in ["Message Size Exceeds MaxBytes", "Leadership Change", "Server Shutdown"] {
-            assert!(!refused(409, reason), "{reason}");
-        }
+async fn give_back(tickets: &[Ticket]) {
+    for ticket in tickets {
+        ticket.give_back().await;
     }
 }

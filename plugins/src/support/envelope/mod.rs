@@ -207,6 +207,11 @@ impl Envelope {
         self.len() == 0
     }
 
+    /// The labels of the event.
+    pub fn labels(&self) -> Labels {
+        self.0.labels.iter().map(|pair| (pair.name.as_str(), pair.value.as_str())).collect()
+    }
+
     /// Which part of an event this is, or nothing for a whole one.
     pub fn part(&self) -> Option<Part> {
         self.0.part.map(|wire::Part { whole, index, count }| Part { whole, index, count })

@@ -17,6 +17,7 @@ pub struct Lanes {
     due: BTreeSet<(Instant, Labels)>,
     waiting: usize,
     pause: Duration,
+    one_by_one: bool,
 }
 
 #[derive(Default)]
@@ -35,13 +36,18 @@ impl Lanes {
     /// Lanes that wait `pause` before they send a failed record again, and twice as long after every
     /// further failure, up to half a minute.
     pub fn new(pause: Duration) -> Self {
-        Self { lanes: HashMap::new(), due: BTreeSet::new(), waiting: 0, pause }
+        Self { lanes: HashMap::new(), due: BTreeSet::new(), waiting: 0, pause, one_by_one: false }
+    }
+
+    /// Sends a record only when the one before it has been answered, so that none is on its way behind one that fails.
+    pub fn one_by_one(self) -> Self {
+        Self { one_by_one: true, ..self }
     }
 
     /// True when a new record may be sent now. Otherwise it waits here for its turn.
     pub fn admit(&mut self, labels: &Labels, sequence: u64) -> bool {
         let lane = self.lanes.entry(labels.clone()).or_default();
-        if lane.waiting.is_empty() {
+        if lane.waiting.is_empty() && (lane.open == 0 || !self.one_by_one) {
             lane.open += 1;
             return true;
         }
@@ -143,6 +149,20 @@ mod tests {
         }
         assert!(lanes.admit(&a, 5));
         assert_eq!(lanes.waiting(), 0);
+    }
+
+    #[test]
+    fn one_by_one_a_record_waits_for_the_answer_to_the_one_before() {
+        let (mut lanes, now, a) = (Lanes::new(PAUSE).one_by_one(), Instant::now(), labels("a"));
+        assert!(lanes.admit(&a, 1));
+        assert!(!lanes.admit(&a, 2), "on its way behind one that may fail");
+        assert!(lanes.admit(&labels("b"), 3));
+        assert_eq!(lanes.next(now), None);
+        lanes.failed(&a, 1, now);
+        for sequence in [1, 2] {
+            assert_eq!(lanes.next(now + PAUSE), Some((a.clone(), sequence)));
+            lanes.done(&a, now);
+        }
     }
 
     #[test]

@@ -81,6 +81,16 @@ pub struct ConsumerInfo {
     pub num_ack_pending: u64,
     /// Messages not yet delivered.
     pub num_pending: u64,
+    /// Requests for messages that wait for some.
+    #[serde(default)]
+    pub num_waiting: u64,
+}
+
+impl ConsumerInfo {
+    /// The sequence of the first message that may not be acknowledged.
+    pub fn first_unanswered(&self) -> u64 {
+        self.config.opt_start_seq.max(self.ack_floor.stream_seq + 1)
+    }
 }
 
 /// The part of a consumer's configuration that concerns us.
@@ -103,6 +113,12 @@ pub struct ConsumerConfig {
     /// The most messages that may be asked for at once; none or less than 1 for any number.
     #[serde(default)]
     pub max_batch: i64,
+    /// What its maker says of it.
+    #[serde(default)]
+    pub description: String,
+    /// The sequence at which it was to start; 0 where something else said where.
+    #[serde(default)]
+    pub opt_start_seq: u64,
 }
 
 /// A place in a consumer's work.
@@ -159,6 +175,20 @@ pub async fn create_stream(context: &Context, config: &stream::Config) -> Result
 /// There is none ([`ErrorCode::CONSUMER_NOT_FOUND`]), no such stream, or JetStream cannot be asked.
 pub async fn consumer_info(context: &Context, stream: &str, name: &str) -> Result<ConsumerInfo, ApiError> {
     request(context, format!("CONSUMER.INFO.{stream}.{name}"), &json!({})).await
+}
+
+/// The whole configuration of the consumer `name` of `stream`, in the words of the API.
+///
+/// # Errors
+/// As for [`consumer_info`].
+pub async fn consumer_config(context: &Context, stream: &str, name: &str) -> Result<Value, ApiError> {
+    #[derive(Deserialize)]
+    struct Info {
+        config: Value,
+    }
+    request::<Info>(context, format!("CONSUMER.INFO.{stream}.{name}"), &json!({}))
+        .await
+        .map(|info| info.config)
 }
 
 /// Creates the consumer `name` as `config` describes it, in the words of the API.
