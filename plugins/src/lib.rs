@@ -18,6 +18,7 @@ pub mod support {
     pub mod report;
     pub mod scrape;
     pub mod server;
+    pub mod stamp;
     pub mod tls;
 }
 

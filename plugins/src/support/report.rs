@@ -52,15 +52,26 @@ fn read(event: &Event) -> Result<Vec<Family<'_>>, Unreadable> {
     if !scrape::is_up(event) {
         return Ok(Vec::new());
     }
-    let content_type = event.attributes.get(scrape::CONTENT_TYPE).unwrap_or_default();
-    let format = Format::from_content_type(content_type);
-    exposition::parse(format.unwrap_or(Format::Text), Mode::Compat, &event.body).map_err(|error| match format
-    {
-        None if !content_type.is_empty() => Unreadable::Other(error, content_type.to_owned()),
-        Some(Format::OpenMetrics) => Unreadable::Broken("OpenMetrics", error),
-        Some(Format::Protobuf) => Unreadable::Broken("protobuf", error),
-        None | Some(Format::Text) => Unreadable::Broken(TEXT, error),
-    })
+    exposition::parse(format(event), Mode::Compat, &event.body).map_err(|error| unreadable(event, error))
+}
+
+/// The format of a scrape: what the target said, or text if it did not say.
+pub fn format(event: &Event) -> Format {
+    content_type(event).and_then(Format::from_content_type).unwrap_or(Format::Text)
+}
+
+/// What an error in the body of an event means to whoever looks for it.
+pub fn unreadable(event: &Event, error: ParseError) -> Unreadable {
+    match content_type(event).map(|said| Format::from_content_type(said).ok_or(said)) {
+        Some(Err(said)) if !said.is_empty() => Unreadable::Other(error, said.to_owned()),
+        Some(Ok(Format::OpenMetrics)) => Unreadable::Broken("OpenMetrics", error),
+        Some(Ok(Format::Protobuf)) => Unreadable::Broken("protobuf", error),
+        _ => Unreadable::Broken(TEXT, error),
+    }
+}
+
+fn content_type(event: &Event) -> Option<&str> {
+    event.attributes.get(scrape::CONTENT_TYPE)
 }
 
 fn forget_timestamps(families: &mut [Family<'_>]) {
@@ -74,11 +85,20 @@ fn forget_timestamps(families: &mut [Family<'_>]) {
 /// could tell an old value from a new one. What the scrape does not say, as one of an older poller, is
 /// counted from its body.
 fn report<'a>(event: &Event, is_readable: bool, scraped: &[Family<'_>]) -> Vec<Family<'a>> {
+    let counted = scraped.iter().map(|family| family.samples.len() + family.histograms.len()).sum();
+    series(event, is_readable, counted).map(|(name, help, value)| gauge(name, help, value)).collect()
+}
+
+/// The names, the help and the values of the series that a report has. `counted` samples were found in the body, if
+/// it could be read.
+pub fn series(
+    event: &Event,
+    is_readable: bool,
+    counted: usize,
+) -> impl Iterator<Item = (&'static str, &'static str, f64)> {
     let is_up = scrape::is_up(event) && is_readable;
-    let counted =
-        || scraped.iter().map(|family| family.samples.len() + family.histograms.len()).sum::<usize>();
     let fact = |name| scrape::number(&event.attributes, name).map(|number| number as f64);
-    let samples = fact(scrape::SAMPLES_SCRAPED).unwrap_or_else(|| counted() as f64);
+    let samples = fact(scrape::SAMPLES_SCRAPED).unwrap_or(counted as f64);
     let report = [
         ("up", "1 if the last scrape of the target succeeded.", Some(f64::from(u8::from(is_up)))),
         (
@@ -99,7 +119,7 @@ fn report<'a>(event: &Event, is_readable: bool, scraped: &[Family<'_>]) -> Vec<F
             Some(unix_seconds(event.timestamp)),
         ),
     ];
-    report.into_iter().filter_map(|(name, help, value)| Some(gauge(name, help, value?))).collect()
+    report.into_iter().filter_map(|(name, help, value)| Some((name, help, value?)))
 }
 
 fn gauge<'a>(name: &'a str, help: &'a str, value: f64) -> Family<'a> {
