@@ -15,7 +15,7 @@ const MOST_VERDICTS: usize = 100;
 
 /// What is compared with for users that there are not, so that the time of the answer does not tell them from
 /// others. Of a random password that nobody knows, at the usual cost.
-const NOBODY: &str = "$2b$10$X3NORe023gXfgssLgjldFOyGCuqeMyl35h9hHK.MTER2PIwLf.EaW";
+pub(super) const NOBODY: &str = "$2b$10$X3NORe023gXfgssLgjldFOyGCuqeMyl35h9hHK.MTER2PIwLf.EaW";
 
 /// A name and a password, as a request has them.
 #[derive(Clone, PartialEq, Eq, Hash)]
