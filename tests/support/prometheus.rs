@@ -116,6 +116,11 @@ impl PushGateway {
 impl Prometheus {
     /// A server that reads `scrape_configs`, as that key of its configuration has them, every second.
     pub async fn start(scrape_configs: Value) -> Self {
+        Self::with(scrape_configs, &[]).await
+    }
+
+    /// The same with more arguments.
+    pub async fn with(scrape_configs: Value, more: &'static [&'static str]) -> Self {
         let program = program("prometheus", "prometheus");
         let global = json!({ "scrape_interval": "1s", "scrape_timeout": "1s" });
         let config = json!({ "global": global, "scrape_configs": scrape_configs }).to_string();
@@ -127,10 +132,17 @@ impl Prometheus {
                 .arg(format!("--config.file={}", file.display()))
                 .arg(format!("--storage.tsdb.path={}", dir.join("data").display()))
                 .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-                .args(["--log.level=warn", "--web.console.libraries=.", "--web.console.templates=."]);
+                .args(["--log.level=warn", "--web.console.libraries=.", "--web.console.templates=."])
+                .args(more);
             command
         });
         Self(server.await)
+    }
+
+    /// The scrape configuration of a server that reads the virtual targets of `address`.
+    pub fn discovering(address: &str) -> Value {
+        let sd = json!([{ "url": format!("http://{address}/sd"), "refresh_interval": "1s" }]);
+        json!([{ "job_name": "virtual", "honor_labels": true, "http_sd_configs": sd }])
     }
 
     /// A server that reads one page with `honor_labels`, as of a Push Gateway.

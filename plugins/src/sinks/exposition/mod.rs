@@ -1,11 +1,21 @@
-//! Serves the newest scrape of every target on one page, for a Prometheus at the centre and no gateway.
+//! Serves the newest scrape of every target, for a Prometheus at the centre and no gateway: all on one page, and each by
+//! itself.
 //!
 //! ```yaml
 //! sinks:
 //!   - { type: exposition, listen: 127.0.0.1:10002 }
 //! ```
 //!
-//! Prometheus reads it with
+//! Prometheus reads every target by itself, as if it scraped it where it is, with
+//!
+//! ```yaml
+//! scrape_configs:
+//!   - job_name: prometheus-streams
+//!     honor_labels: true
+//!     http_sd_configs: [ { url: "http://127.0.0.1:10002/sd" } ]
+//! ```
+//!
+//! or all of them on one page with
 //!
 //! ```yaml
 //! scrape_configs:
@@ -13,6 +23,15 @@
 //!     honor_labels: true
 //!     static_configs: [ { targets: [ "127.0.0.1:10002" ] } ]
 //! ```
+//!
+//! | request | what it is |
+//! | --- | --- |
+//! | `GET /metrics` | the newest scrape of every target, as text, OpenMetrics or protobuf |
+//! | `GET /sd` | the targets, for `http_sd_configs` |
+//! | `GET /targets/PUBLISHER/JOB/INSTANCE/metrics` | the last scrape of one target as it was, or 503 if it failed or is too old |
+//!
+//! What is stored of a scrape is its body, and where in it the labels of the target go: [`rendering`]. Which scrape has
+//! what of which family is kept while it stays: [`layout`]. A page is put together while it is sent: [`page`].
 
 mod entry;
 mod layout;
@@ -47,23 +66,29 @@ use crate::support::scrape;
 use crate::support::server::web::WebConfigFile;
 use crate::support::server::{Listen, Server};
 
-/// Serves the newest scrape of every target on one page, for a Prometheus that reads it with
+/// Serves the newest scrape of every target on one page, and each target by itself, for a Prometheus that reads it with
 /// `honor_labels: true`.
 ///
-/// Every sample carries the labels of its target; labels of the same name that the target exposed
+/// `/sd` lists the targets for `http_sd_configs`, each with its own labels, and with its interval where that is known; at
+/// `/targets/PUBLISHER/JOB/INSTANCE/metrics` is the last scrape of each as it was, or 503 if it failed or is too old, so
+/// that `up`, staleness and native histograms are those of an ordinary scrape.
+///
+/// On the page of all targets every sample carries the labels of its target; labels of the same name that the target exposed
 /// itself become `exported_...`, unless the source was told to honour them. With each target come `up`,
 /// `scrape_duration_seconds`, `scrape_samples_scraped`, `scrape_samples_post_metric_relabeling`,
 /// `scrape_series_added` and `scrape_timestamp_seconds`; of a failed scrape nothing else is shown. A target that
 /// its source has dropped leaves the page at once.
-/// Where targets disagree on the type of a metric, the first of them decides, and the metric of the
-/// others is left out and counted in `prometheus_streams_exposition_conflicts`.
+/// Where targets disagree on the type of a metric, the page has all of its series and does not say what they are; such
+/// metrics are counted in `prometheus_streams_exposition_conflicts`. The page is text, OpenMetrics or protobuf, as the
+/// reader asks. A series that no format but protobuf can hold, as a native histogram, is in the others in its classic
+/// form; and OpenMetrics knows no counter without `_total`, and calls it unknown.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ExpositionConfig {
-    /// The address and port of the page.
+    /// The address and port to listen on.
     pub listen: Listen,
 
-    /// The path of the page.
+    /// The path of the page of all targets.
     pub path: String,
 
     /// Gives each sample that has no timestamp that of its scrape, so that Prometheus stores it at the time at which it
@@ -80,10 +105,10 @@ pub struct ExpositionConfig {
     /// `/sd`. Default: where the request for `/sd` went.
     pub external_url: Option<String>,
 
-    /// The age at which a scrape leaves the page, as `5m`: the time since the target was scraped.
+    /// The age at which a scrape is not shown any more, as `5m`: the time since the target was scraped.
     pub expire_after: Span,
 
-    /// The most targets on the page. Scrapes of further targets are rejected.
+    /// The most targets. Scrapes of further targets are rejected.
     pub max_targets: usize,
 }
 
