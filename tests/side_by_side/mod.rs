@@ -92,10 +92,8 @@ fn leave_out(list: &Path, targets: &Targets, without: &[&str]) {
 /// The page of all targets, and each target by itself, give a Prometheus what it would have got at the site.
 /// How many series that are.
 async fn assert_alike(site: &Prometheus, centre: &Prometheus, each: &Prometheus) -> usize {
-    let (page, virtually) = tokio::join!(
-        lasting_difference(site, centre, EVERYTHING, in_openmetrics),
-        lasting_difference(site, each, EXPOSED, in_text)
-    );
+    let (page, virtually) =
+        tokio::join!(lasting_difference(site, centre, EVERYTHING), lasting_difference(site, each, EXPOSED));
     for (what, lines) in [("the page", &page.0), ("the virtual targets", &virtually.0)] {
         let shown = lines[..lines.len().min(MOST_LINES)].join("\n");
         assert!(lines.is_empty(), "{what} give the centre something else than the site has:\n{shown}");
@@ -105,18 +103,13 @@ async fn assert_alike(site: &Prometheus, centre: &Prometheus, each: &Prometheus)
 
 /// The difference between two servers once it no longer changes, or when it is nothing; and how many series
 /// were compared.
-async fn lasting_difference(
-    site: &Prometheus,
-    centre: &Prometheus,
-    selector: &str,
-    as_read: fn(&str, &str) -> String,
-) -> (Vec<String>, usize) {
+async fn lasting_difference(site: &Prometheus, centre: &Prometheus, selector: &str) -> (Vec<String>, usize) {
     let start = Instant::now();
     loop {
         let expected = stored(site, selector, &[]).await;
         let found = stored(centre, selector, &["publisher"]).await;
         let mut lines = difference(&expected.series, &found.series);
-        lines.extend(difference(&types(&expected, as_read), &types(&found, as_read)));
+        lines.extend(difference(&types(&expected), &types(&found)));
         // The first scrapes of some targets come late, and of all others there are several by then.
         let settled = !expected.series.is_empty() && lines.is_empty();
         if settled || start.elapsed() > secs(60) {
@@ -129,28 +122,11 @@ async fn lasting_difference(
 /// The types of the metrics that have series, by the name of the series, as far as text format 0.0.4 can
 /// tell them: OpenMetrics' counters are called by their `_total`, and what it has and text has not is a gauge or
 /// untyped, as in the rules for what goes into a Push Gateway.
-fn types(stored: &Stored, as_read: fn(&str, &str) -> String) -> BTreeMap<String, BTreeSet<String>> {
+fn types(stored: &Stored) -> BTreeMap<String, BTreeSet<String>> {
     let names: BTreeSet<_> = stored.series.keys().filter_map(|series| series.split('{').next()).collect();
     // Prometheus has no type for what it says of a scrape itself.
     let names = names.into_iter().filter(|name| *name != "up" && !name.starts_with("scrape_"));
-    let read = |name: &str| type_of(name, &stored.types).iter().map(|kind| as_read(name, kind)).collect();
-    names.map(|name| (name.to_owned(), read(name))).collect()
-}
-
-/// A type as text has it.
-fn in_text(_: &str, kind: &str) -> String {
-    kind.to_owned()
-}
-
-/// A type as a page of OpenMetrics has it, which Prometheus asks for: that format has no counters without `_total`,
-/// none beside another metric of the name without it, and no histograms whose buckets are none.
-fn in_openmetrics(name: &str, kind: &str) -> String {
-    let is_none = match kind {
-        "counter" => !name.ends_with("_total") || name == "go_memstats_alloc_bytes_total",
-        "histogram" => name.starts_with("oh_"),
-        _ => false,
-    };
-    if is_none { "unknown".to_owned() } else { kind.to_owned() }
+    names.map(|name| (name.to_owned(), type_of(name, &stored.types))).collect()
 }
 
 fn type_of(name: &str, types: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<String> {

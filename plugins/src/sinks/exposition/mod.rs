@@ -81,7 +81,7 @@ use crate::support::server::{Listen, Server};
 /// Where targets disagree on the type of a metric, the page has all of its series and does not say what they are; such
 /// metrics are counted in `prometheus_streams_exposition_conflicts`. The page is text, OpenMetrics or protobuf, as the
 /// reader asks. A series that no format but protobuf can hold, as a native histogram, is in the others in its classic
-/// form; and OpenMetrics knows no counter without `_total`, and calls it unknown.
+/// form.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ExpositionConfig {

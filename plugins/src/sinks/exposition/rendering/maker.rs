@@ -10,9 +10,9 @@ use prometheus_streams_core::event::Event;
 use super::super::shape::Shape;
 use super::{Dialect, Facts, Form, Line, Part, Rendering, Target, Text, has};
 use crate::exposition::{
-    self, Entry, Family, FamilyOutline, Format, MetricKind, Mode, Outline, Parser, Sample,
-    apply_target_labels, as_openmetrics, as_protobuf, as_text, encode_openmetrics_samples,
-    encode_openmetrics_timestamp, encode_protobuf_metrics, encode_sample, encode_series,
+    self, Entry, Family, FamilyOutline, Format, MetricKind, Outline, Parser, Sample, apply_target_labels,
+    as_openmetrics, as_protobuf, as_text, encode_openmetrics_samples, encode_openmetrics_timestamp,
+    encode_protobuf_metrics, encode_sample, encode_series,
 };
 use crate::support::report;
 use crate::support::scrape;
@@ -20,14 +20,6 @@ use crate::support::scrape;
 /// The names of the families that we add.
 pub(super) fn is_reported(name: &str) -> bool {
     name == "up" || name.starts_with("scrape_")
-}
-
-/// What is noted of a sample of a body of lines.
-pub(super) struct Noted {
-    line: Line,
-    /// Its line in the body.
-    at: Range<u32>,
-    value: f64,
 }
 
 /// An index in the making.
@@ -62,16 +54,11 @@ impl<'a> Maker<'a> {
 
     /// Notes a sample on which the parser stands: where the labels of the target go, or, where that is not all that
     /// there is to do, the line written anew.
-    pub(super) fn note(&mut self, parser: &Parser<'_>, entry: &Entry<'_>) -> Noted {
-        let Entry::Sample { name, value, timestamp } = entry else {
+    pub(super) fn note(&mut self, parser: &Parser<'_>, entry: &Entry<'_>) -> Line {
+        let Entry::Sample { name, timestamp, .. } = entry else {
             // Bodies of lines have no native histograms.
-            return Noted {
-                line: Line { start: 0, splice: 0, end: 0, form: Form::Written },
-                at: 0..0,
-                value: 0.0,
-            };
+            return Line { start: 0, splice: 0, end: 0, form: Form::Written };
         };
-        let at = narrow(parser.line());
         let is_taken =
             |name: &str| has(self.target.labels, name) || name == scrape::JOB || name == scrape::INSTANCE;
         let has_conflict = parser.labels().iter().any(|label| is_taken(&label.name));
@@ -85,20 +72,19 @@ impl<'a> Maker<'a> {
             }
             None => self.target.timestamp.is_none() || parser.exemplars().is_empty(),
         };
-        let line = if !has_conflict && keeps_tail && parser.is_tidy(name) {
-            let series = narrow(parser.series());
-            let is_bare = parser.labels().is_empty();
-            let has_feed = self.event.body.get(at.end as usize - 1) == Some(&b'\n');
-            Line {
-                start: at.start,
-                splice: series.end - u32::from(!is_bare),
-                end: at.end - u32::from(has_feed),
-                form: if is_bare { Form::Bare } else { Form::Labelled },
-            }
-        } else {
-            self.write_one(parser, name, *timestamp)
-        };
-        Noted { line, at, value: *value }
+        if has_conflict || !keeps_tail || !parser.is_tidy(name) {
+            return self.write_one(parser, name, *timestamp);
+        }
+        let at = narrow(parser.line());
+        let series = narrow(parser.series());
+        let is_bare = parser.labels().is_empty();
+        let has_feed = self.event.body.get(parser.line()).is_some_and(|line| line.ends_with(b"\n"));
+        Line {
+            start: at.start,
+            splice: series.end - u32::from(!is_bare),
+            end: at.end - u32::from(has_feed),
+            form: if is_bare { Form::Bare } else { Form::Labelled },
+        }
     }
 
     /// The dialect of the body.
@@ -157,55 +143,29 @@ impl<'a> Maker<'a> {
         }
     }
 
-    /// Takes over the families of a body of lines.
-    pub(super) fn take(&mut self, outline: Outline<'a, Noted>, format: Format) {
+    /// Takes over the families of a body of lines. Their types stay what the target said they are, for a reader as
+    /// Prometheus, which takes its word; and whoever would refuse the target for that refuses the page.
+    pub(super) fn take(&mut self, outline: Outline<'a, Line>, format: Format) {
         let converts = format == Format::Text && self.dialect == Dialect::OpenMetrics;
         let names: HashSet<_> =
             outline.families.iter().filter(|_| converts).map(|family| family.name.clone()).collect();
         for family in outline.families {
-            let noted = &outline.samples[family.samples.clone()];
-            match family.kind {
-                MetricKind::Histogram | MetricKind::Summary if converts => self.convert(&family, noted),
-                MetricKind::Counter if converts => {
-                    let (name, kind) = openmetrics_counter(&family.name, noted, &names);
-                    self.add(name, kind, family, noted);
-                }
-                kind => self.add(family.name.clone(), kind, family, noted),
-            }
+            let lines = &outline.samples[family.samples.clone()];
+            let name = match family.kind {
+                MetricKind::Counter if converts => openmetrics_counter(&family.name, &names),
+                _ => family.name.clone(),
+            };
+            self.add(name, family, lines);
         }
     }
 
-    fn add(&mut self, name: Cow<'a, str>, kind: MetricKind, family: FamilyOutline<'a>, noted: &[Noted]) {
+    fn add(&mut self, name: Cow<'a, str>, family: FamilyOutline<'a>, lines: &[Line]) {
         let start = self.lines.len();
-        self.lines.extend(noted.iter().map(|noted| noted.line));
+        self.lines.extend_from_slice(lines);
         self.facts.has_quotes |= !exposition::is_plain_metric_name(&name);
         let (help, unit) = (self.text_of(family.help), self.text_of(family.unit));
-        self.families.push((name, kind));
+        self.families.push((name, family.kind));
         self.parts.push(Part { help, unit, lines: start as u32..self.lines.len() as u32 });
-    }
-
-    /// Writes a family of text in the words of OpenMetrics, which asks more of histograms and summaries.
-    fn convert(&mut self, family: &FamilyOutline<'a>, noted: &[Noted]) {
-        let event = self.event;
-        let mut body = Vec::new();
-        exposition::encode_type(&family.name, family.kind, &mut body);
-        for noted in noted {
-            body.extend_from_slice(&event.body[noted.at.start as usize..noted.at.end as usize]);
-            if !body.ends_with(b"\n") {
-                body.push(b'\n');
-            }
-        }
-        // It has been read before, so it can be read.
-        let mut parsed = exposition::parse(Format::Text, Mode::Compat, &body).unwrap_or_default();
-        for parsed in &mut parsed {
-            parsed.help = family.help.clone();
-            if !self.honors_timestamps {
-                parsed.samples.iter_mut().for_each(|sample| sample.timestamp = None);
-            }
-        }
-        for family in as_openmetrics(parsed) {
-            self.write_family(family, self.honors_labels);
-        }
     }
 
     /// Writes all families anew.
@@ -301,18 +261,12 @@ impl<'a> Maker<'a> {
     }
 }
 
-/// What a counter of text is in OpenMetrics, where it has the name without `_total`, which no other family may have,
-/// and never falls below zero; see [`as_openmetrics`].
-fn openmetrics_counter<'a>(
-    name: &Cow<'a, str>,
-    noted: &[Noted],
-    names: &HashSet<Cow<'a, str>>,
-) -> (Cow<'a, str>, MetricKind) {
+/// The name that a family of counters has in OpenMetrics: without `_total`, unless another family has that name.
+fn openmetrics_counter<'a>(name: &Cow<'a, str>, names: &HashSet<Cow<'a, str>>) -> Cow<'a, str> {
     let base = name.strip_suffix("_total");
-    let base = base.filter(|base| !base.is_empty() && !names.contains(*base) && !is_reported(base));
-    match base.filter(|_| noted.iter().all(|noted| noted.value >= 0.0)) {
-        Some(base) => (Cow::Owned(base.to_owned()), MetricKind::Counter),
-        None => (name.clone(), MetricKind::Untyped),
+    match base.filter(|base| !base.is_empty() && !names.contains(*base) && !is_reported(base)) {
+        Some(base) => Cow::Owned(base.to_owned()),
+        None => name.clone(),
     }
 }
 
