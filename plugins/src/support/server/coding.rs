@@ -121,7 +121,7 @@ impl Iterator for Compressed {
 
     /// Compressing into memory cannot fail; if it did, the body would end early, and the client would notice.
     fn next(&mut self) -> Option<Bytes> {
-        while let Some(piece) = self.pieces.next() {
+        for piece in self.pieces.by_ref() {
             let encoder = self.encoder.as_mut()?;
             encoder.write_all(&piece).ok()?;
             if encoder.made().len() >= PIECE {

@@ -1,7 +1,7 @@
 //! The file itself: what may stand in it, and what it means.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use prometheus_streams_core::error::BuildError;
 use prometheus_streams_core::values::Secret;
 use serde::Deserialize;
 
-use super::Settings;
 use super::tls::TlsServerConfig;
+use super::{Settings, Stamps};
 use crate::support::stamp::Stamp;
 
 /// The headers that may be set, and the values that some of them may have.
@@ -45,7 +45,7 @@ impl Default for HttpServerConfig {
 }
 
 /// The files that `file` names, with their stamps from before they were read, and what all of them mean.
-pub(super) fn load(file: &Path) -> (Vec<(PathBuf, Option<Stamp>)>, Result<Arc<Settings>, Arc<str>>) {
+pub(super) fn load(file: &Path) -> (Stamps, Result<Arc<Settings>, Arc<str>>) {
     let of_file = |error: &dyn std::fmt::Display| Arc::from(format!("{}: {error}", file.display()));
     let parsed = std::fs::read_to_string(file)
         .map_err(|error| Arc::from(format!("cannot read {}: {error}", file.display())))

@@ -97,9 +97,11 @@ struct Shared {
 #[derive(Debug)]
 struct Read {
     /// The web configuration file and those that it names, as they were.
-    stamps: Vec<(PathBuf, Option<Stamp>)>,
+    stamps: Stamps,
     result: Result<Arc<Settings>, Arc<str>>,
 }
+
+type Stamps = Vec<(PathBuf, Option<Stamp>)>;
 
 /// What the file means.
 #[derive(Debug, Default)]
@@ -124,8 +126,7 @@ impl Read {
         // Before anything is read: what changes meanwhile has another stamp the next time.
         let own = (file.to_path_buf(), Stamp::of(file));
         let (files, result) = file::load(file);
-        let named = files.into_iter().map(|(path, stamp)| (path, stamp));
-        Self { stamps: std::iter::once(own).chain(named).collect(), result }
+        Self { stamps: std::iter::once(own).chain(files).collect(), result }
     }
 
     fn is_current(&self) -> bool {
