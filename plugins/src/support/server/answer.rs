@@ -1,5 +1,6 @@
 //! Answers, and what a handler asks of a request.
 
+use std::io::{self, Write};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -79,6 +80,20 @@ pub fn streamed(request: &HeaderMap, content_type: &'static str, pieces: Pieces)
         Err(error) => {
             text(StatusCode::INTERNAL_SERVER_ERROR, format_args!("cannot compress the page: {error}"))
         }
+    }
+}
+
+/// As [`page`], for a body that is made only now, as a whole: `write` runs away from the threads that serve others,
+/// and where the client takes a coding only the compressed body is ever in memory.
+pub async fn large_page<W>(request: &HeaderMap, content_type: &'static str, write: W) -> Response
+where
+    W: FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
+{
+    let coding = Coding::negotiate(request);
+    let written = tokio::task::spawn_blocking(move || coding.collect(write)).await;
+    match written.map_err(io::Error::other).and_then(|body| body) {
+        Ok(body) => coded(coding, answer(StatusCode::OK, content_type, body)),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format_args!("cannot write the page: {error}")),
     }
 }
 

@@ -1,6 +1,6 @@
 //! How the body of an answer is compressed: what the client takes, and the compressing.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -64,6 +64,17 @@ impl Coding {
         encoder.finish().ok().map(Bytes::from)
     }
 
+    /// What `write` writes, compressed on its way.
+    pub(super) fn collect(self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<Vec<u8>> {
+        let Some(encoder) = self.encoder()? else {
+            let mut body = Vec::new();
+            return write(&mut body).map(|()| body);
+        };
+        let mut buffered = BufWriter::with_capacity(PIECE, encoder);
+        write(&mut buffered)?;
+        buffered.into_inner()?.finish()
+    }
+
     /// The pieces, compressed.
     pub(super) fn compress_pieces(self, pieces: Pieces) -> io::Result<Pieces> {
         Ok(match self.encoder()? {
@@ -87,14 +98,23 @@ enum Encoder {
     Zstd(zstd::stream::write::Encoder<'static, Vec<u8>>),
 }
 
-impl Encoder {
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+impl Write for Encoder {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Gzip(encoder) => encoder.write_all(bytes),
-            Self::Zstd(encoder) => encoder.write_all(bytes),
+            Self::Gzip(encoder) => encoder.write(bytes),
+            Self::Zstd(encoder) => encoder.write(bytes),
         }
     }
 
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Gzip(encoder) => encoder.flush(),
+            Self::Zstd(encoder) => encoder.flush(),
+        }
+    }
+}
+
+impl Encoder {
     fn made(&mut self) -> &mut Vec<u8> {
         match self {
             Self::Gzip(encoder) => encoder.get_mut(),

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::answer::{
-    answer, method_not_allowed, not_found, page, page_of, read_body, reads, streamed, text,
+    answer, large_page, method_not_allowed, not_found, page, page_of, read_body, reads, streamed, text,
 };
 pub use self::body::{Body, Pieces};
 pub use self::coding::Coding;

@@ -116,6 +116,19 @@ async fn a_streamed_page_is_compressed_when_asked_for() {
 }
 
 #[tokio::test]
+async fn a_large_page_is_compressed_when_asked_for() {
+    let write = |out: &mut dyn io::Write| out.write_all(b"x 1\n");
+    let plain = large_page(&HeaderMap::new(), "text/plain", write).await;
+    assert!(!plain.headers().contains_key(header::CONTENT_ENCODING));
+    assert_eq!(plain.into_body().collect().await.unwrap().to_bytes(), "x 1\n");
+    let zstd = [(header::ACCEPT_ENCODING, HeaderValue::from_static("zstd"))].into_iter().collect();
+    let packed = large_page(&zstd, "text/plain", write).await;
+    assert_eq!(packed.headers()[header::CONTENT_ENCODING], "zstd");
+    let body = packed.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(zstd::stream::decode_all(&body[..]).unwrap(), b"x 1\n");
+}
+
+#[tokio::test]
 async fn a_piece_that_cannot_be_made_cuts_the_page() {
     let mut left = 2;
     let pieces = std::iter::from_fn(move || {
