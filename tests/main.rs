@@ -8,6 +8,7 @@ mod bad;
 mod cli;
 mod discovery;
 mod end_to_end;
+mod exposition;
 mod faults;
 mod formats;
 mod hostile;

@@ -19,6 +19,7 @@ pub mod support {
     pub mod schedule;
     pub mod scrape;
     pub mod server;
+    pub mod stamp;
     pub mod tls;
 }
 

@@ -1,10 +1,12 @@
 //! Side by side with a real Prometheus: both scrape the same targets by the same `scrape_configs`, real
 //! exporters and servers and targets that are awkward on purpose. What one has stored directly must be what
-//! another has stored of what went through our whole pipeline: the same series, labels, values and types.
+//! others have stored of what went through our whole pipeline, from the page of all targets and from the virtual targets:
+//! the same series, labels, values and types, also once a scrape fails and a target is gone.
 
 mod awkward;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -15,13 +17,17 @@ use crate::support::exporters;
 use crate::support::freezer::Freezer;
 use crate::support::nats::NatsServer;
 use crate::support::prometheus::Prometheus;
-use crate::support::server::free_port;
+use crate::support::server::{free_port, temp_dir};
 use crate::support::stored::{Stored, difference, stored};
-use crate::support::targets::Targets;
-use crate::support::wait::secs;
+use crate::support::targets::{Behaviour, Targets};
+use crate::support::wait::{secs, wait_until};
 
 /// Every series of the jobs of these tests, but those that tell when a scrape was and how long it took.
 const EVERYTHING: &str = "{job!~\"|streams\",__name__!~\"scrape_(duration|timestamp)_seconds\"}";
+/// The same without what whoever scrapes counts for itself: a virtual target is scraped after it was relabelled.
+const EXPOSED: &str = "{job!~\"|streams|virtual\",__name__!~\"scrape_.*\"}";
+/// A job of targets that come and go.
+const LEAVING: &str = "leaving";
 /// As much of a difference as anybody reads.
 const MOST_LINES: usize = 60;
 
@@ -36,33 +42,72 @@ async fn the_centre_has_what_a_prometheus_at_the_site_would_have() {
     let names: Vec<_> = exporters.iter().map(|exporter| exporter.name).collect();
     let configs = scrape_configs(&freezer.address(), &names, &targets.address());
 
+    let list = temp_dir();
+    let list = list.path().join("leaving.json");
+    leave_out(&list, &targets, &[]);
+    let mut configs = configs;
+    let leaving =
+        json!({ "job_name": LEAVING, "file_sd_configs": [{ "files": [list], "refresh_interval": "1s" }] });
+    configs.as_array_mut().expect("a list of jobs").push(leaving);
+
     let page = format!("127.0.0.1:{}", free_port());
     let mut poller = Agent::start(poller(&nats.url(), &configs));
     let mut receiver = Agent::start(receiver(&nats.url(), &page));
-    let (site, centre) = tokio::join!(Prometheus::start(configs), Prometheus::reading(&page));
-
-    let (lines, series) = lasting_difference(&site, &centre).await;
-    assert!(
-        lines.is_empty(),
-        "the centre has not what the site has:\n{}",
-        lines[..lines.len().min(MOST_LINES)].join("\n")
+    let (site, centre, each) = tokio::join!(
+        Prometheus::start(configs),
+        Prometheus::reading(&page),
+        Prometheus::start(Prometheus::discovering(&page))
     );
+
+    let series = assert_alike(&site, &centre, &each).await;
     println!("{series} series of {} targets are equal", names.len() + awkward::names().len());
     assert!(series > 3_000, "only {series} series were compared");
     for name in names {
         assert_negotiated_alike(&freezer, name).await;
     }
+
+    // A scrape that fails, and a target that is no more: their series end everywhere.
+    targets.set("types", Behaviour::Status(500));
+    leave_out(&list, &targets, &["summary"]);
+    let ended = "t_gauge{job='awkward'} or s_sum{job='leaving'}";
+    for server in [&site, &centre, &each] {
+        let is_gone = async || server.query(ended).await.is_empty();
+        wait_until("the series of what ended to end", secs(60), is_gone).await;
+    }
+    assert_alike(&site, &centre, &each).await;
     assert!(poller.terminate().await.success());
     assert!(receiver.terminate().await.success());
 }
 
+/// Writes the list of targets of the job that loses some.
+fn leave_out(list: &Path, targets: &Targets, without: &[&str]) {
+    let names: Vec<_> = ["summary", "histogram"].into_iter().filter(|name| !without.contains(name)).collect();
+    let groups = paths(&targets.address(), &names).to_string();
+    // Renamed into its place, so that nobody reads half of it.
+    let next = list.with_extension("next");
+    std::fs::write(&next, groups).expect("write a list of targets");
+    std::fs::rename(next, list).expect("replace a list of targets");
+}
+
+/// The page of all targets, and each target by itself, give a Prometheus what it would have got at the site.
+/// How many series that are.
+async fn assert_alike(site: &Prometheus, centre: &Prometheus, each: &Prometheus) -> usize {
+    let (page, virtually) =
+        tokio::join!(lasting_difference(site, centre, EVERYTHING), lasting_difference(site, each, EXPOSED));
+    for (what, lines) in [("the page", &page.0), ("the virtual targets", &virtually.0)] {
+        let shown = lines[..lines.len().min(MOST_LINES)].join("\n");
+        assert!(lines.is_empty(), "{what} give the centre something else than the site has:\n{shown}");
+    }
+    page.1
+}
+
 /// The difference between two servers once it no longer changes, or when it is nothing; and how many series
 /// were compared.
-async fn lasting_difference(site: &Prometheus, centre: &Prometheus) -> (Vec<String>, usize) {
+async fn lasting_difference(site: &Prometheus, centre: &Prometheus, selector: &str) -> (Vec<String>, usize) {
     let start = Instant::now();
     loop {
-        let expected = stored(site, EVERYTHING, &[]).await;
-        let found = stored(centre, EVERYTHING, &["publisher"]).await;
+        let expected = stored(site, selector, &[]).await;
+        let found = stored(centre, selector, &["publisher"]).await;
         let mut lines = difference(&expected.series, &found.series);
         lines.extend(difference(&types(&expected), &types(&found)));
         // The first scrapes of some targets come late, and of all others there are several by then.

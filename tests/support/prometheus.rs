@@ -117,7 +117,13 @@ impl PushGateway {
 impl Prometheus {
     /// A server that reads `scrape_configs`, as that key of its configuration has them, every second.
     pub async fn start(scrape_configs: Value) -> Self {
-        Self::with(Ready::Http("/-/ready"), json!({ "scrape_configs": scrape_configs }), Vec::new()).await
+        Self::with(scrape_configs, &[]).await
+    }
+
+    /// The same with more arguments.
+    pub async fn with(scrape_configs: Value, more: &[&str]) -> Self {
+        let more = more.iter().map(|flag| (*flag).to_owned()).collect();
+        Self::configured(Ready::Http("/-/ready"), json!({ "scrape_configs": scrape_configs }), more).await
     }
 
     /// A server that takes remote writes, with this more in its configuration. `PROMETHEUS3_RECEIVER` names a
@@ -131,7 +137,7 @@ impl Prometheus {
             });
             return Self(server.await);
         }
-        Self::with(Ready::Http("/-/ready"), config, Self::receiver_flags()).await
+        Self::configured(Ready::Http("/-/ready"), config, Self::receiver_flags()).await
     }
 
     /// The same over TLS, for the user `site` with the password `secret`.
@@ -145,7 +151,7 @@ impl Prometheus {
         std::fs::write(&file, web.to_string()).expect("write the web configuration of Prometheus");
         let mut flags = Self::receiver_flags();
         flags.push(format!("--web.config.file={}", file.display()));
-        let mut server = Self::with(Ready::Tcp, json!({}), flags).await;
+        let mut server = Self::configured(Ready::Tcp, json!({}), flags).await;
         server.0.scheme = "https";
         server
     }
@@ -157,7 +163,7 @@ impl Prometheus {
     }
 
     /// A server with this configuration and these flags.
-    async fn with(ready: Ready, mut config: Value, flags: Vec<String>) -> Self {
+    async fn configured(ready: Ready, mut config: Value, flags: Vec<String>) -> Self {
         let program = program("prometheus", "prometheus");
         config["global"] = json!({ "scrape_interval": "1s", "scrape_timeout": "1s" });
         let config = config.to_string();
@@ -174,6 +180,12 @@ impl Prometheus {
             command
         });
         Self(server.await)
+    }
+
+    /// The scrape configuration of a server that reads the virtual targets of `address`.
+    pub fn discovering(address: &str) -> Value {
+        let sd = json!([{ "url": format!("http://{address}/sd"), "refresh_interval": "1s" }]);
+        json!([{ "job_name": "virtual", "honor_labels": true, "http_sd_configs": sd }])
     }
 
     /// A server that reads one page with `honor_labels`, as of a Push Gateway.

@@ -86,8 +86,19 @@ impl<'a> Label<'a> {
         }
     }
 
+    /// How many bytes the label takes as encoders write it, if it has a value without escapes.
+    pub(super) fn tidy_len(&self) -> Option<usize> {
+        match self.raw {
+            RawValue::Escaped(text) => {
+                let is_plain = !text.is_empty() && memchr::memchr2(b'\\', b'\n', text.as_bytes()).is_none();
+                is_plain.then_some(self.name.len() + text.len() + "=\"\"".len())
+            }
+            RawValue::Plain(_) | RawValue::Number(_) => None,
+        }
+    }
+
     /// Whether the value is empty, which means the same as no label.
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         matches!(self.raw, RawValue::Escaped("") | RawValue::Plain(""))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::entry::Entry;
 use super::error::ParseError;
@@ -26,10 +27,7 @@ const TYPICAL_FAMILY: usize = 200;
 /// # Errors
 /// Where the body is not of its format; then nothing of it is used.
 pub fn parse(format: Format, mode: Mode, body: &[u8]) -> Result<Vec<Family<'_>>, ParseError> {
-    // As much as a body of its size has, roughly: to grow step by step would cost more.
-    let families = body.len() / TYPICAL_FAMILY;
-    let (known, by_name) = (Vec::with_capacity(families), HashMap::with_capacity(families));
-    let mut names = Names { format, known, by_name, last: 0 };
+    let mut names = Names::new(format, body);
     let mut samples = Vec::with_capacity(body.len() / TYPICAL_SAMPLE);
     let mut histograms = Vec::new();
     let mut parser = Parser::new(format, mode, body);
@@ -56,6 +54,55 @@ pub fn parse(format: Format, mode: Mode, body: &[u8]) -> Result<Vec<Family<'_>>,
     Ok(names.gather(samples, histograms))
 }
 
+/// What a body says of its families, and what a caller has noted of their samples.
+#[derive(Debug)]
+pub struct Outline<'a, T> {
+    /// The families that have samples, in the order of first appearance.
+    pub families: Vec<FamilyOutline<'a>>,
+    /// One note for each sample, family by family, in the order of the body.
+    pub samples: Vec<T>,
+}
+
+/// A family without its samples; the fields are those of [`Family`].
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct FamilyOutline<'a> {
+    pub name: Cow<'a, str>,
+    pub kind: MetricKind,
+    pub help: Option<Cow<'a, str>>,
+    pub unit: Option<Cow<'a, str>>,
+    /// Where the notes of its samples are.
+    pub samples: Range<usize>,
+}
+
+/// As [`parse`], with a note in the place of each sample and native histogram, which `note` makes while the parser
+/// stands on it. Nothing is allocated for a sample.
+///
+/// # Errors
+/// Where the body is not of its format.
+pub fn outline<'a, T>(
+    format: Format,
+    body: &'a [u8],
+    mut note: impl FnMut(&Parser<'a>, &Entry<'a>) -> T,
+) -> Result<Outline<'a, T>, ParseError> {
+    let mut names = Names::new(format, body);
+    let mut samples = Vec::with_capacity(body.len() / TYPICAL_SAMPLE);
+    let mut parser = Parser::new(format, Mode::Compat, body);
+    while let Some(entry) = parser.next_entry()? {
+        match entry {
+            Entry::Help { name, text } => names.declared(name).help = Some(text),
+            Entry::Type { name, kind } => names.declared(name).kind = kind,
+            Entry::Unit { name, unit } => names.declared(name).unit = Some(unit),
+            Entry::Sample { ref name, .. } | Entry::Histogram { ref name, .. } => {
+                let name = name.clone();
+                let noted = note(&parser, &entry);
+                samples.push((names.index(name), noted));
+            }
+        }
+    }
+    Ok(names.outline(samples))
+}
+
 fn labels<'a>(parser: &Parser<'a>) -> Vec<LabelPair<'a>> {
     parser.labels().iter().map(|label| (label.name.clone(), label.value())).collect()
 }
@@ -77,6 +124,13 @@ struct Known<'a> {
 }
 
 impl<'a> Names<'a> {
+    /// Room for as much as a body of its size has, roughly: to grow step by step would cost more.
+    fn new(format: Format, body: &[u8]) -> Self {
+        let families = body.len() / TYPICAL_FAMILY;
+        let (known, by_name) = (Vec::with_capacity(families), HashMap::with_capacity(families));
+        Self { format, known, by_name, last: 0 }
+    }
+
     fn declared(&mut self, name: Cow<'a, str>) -> &mut Known<'a> {
         let index = self.index(name);
         let known = &mut self.known[index];
@@ -125,6 +179,45 @@ impl<'a> Names<'a> {
         }
     }
 
+    /// Names of families, in the order of the first name of each, by the number of each name.
+    fn families(&self) -> (Vec<usize>, Vec<usize>) {
+        let mut families = Vec::with_capacity(self.known.len());
+        let mut slots = vec![None; self.known.len()];
+        let mut slot_of_name = Vec::with_capacity(self.known.len());
+        for index in 0..self.known.len() {
+            let base = self.family_of(index);
+            let slot = *slots[base].get_or_insert_with(|| {
+                families.push(base);
+                families.len() - 1
+            });
+            slot_of_name.push(slot);
+        }
+        (families, slot_of_name)
+    }
+
+    fn outline<T>(mut self, mut samples: Vec<(usize, T)>) -> Outline<'a, T> {
+        let (families, slot_of_name) = self.families();
+        for (index, _) in &mut samples {
+            *index = slot_of_name[*index];
+        }
+        if !samples.is_sorted_by_key(|(slot, _)| *slot) {
+            samples.sort_by_key(|(slot, _)| *slot);
+        }
+        let mut outlines = Vec::with_capacity(families.len());
+        for run in samples.chunk_by(|(a, _), (b, _)| a == b) {
+            let start = outlines.last().map_or(0, |last: &FamilyOutline<'_>| last.samples.end);
+            let known = &mut self.known[families[run[0].0]];
+            outlines.push(FamilyOutline {
+                name: known.name.clone(),
+                kind: known.kind,
+                help: known.help.take(),
+                unit: known.unit.take(),
+                samples: start..start + run.len(),
+            });
+        }
+        Outline { families: outlines, samples: samples.into_iter().map(|(_, note)| note).collect() }
+    }
+
     fn gather(
         mut self,
         samples: Vec<(usize, Sample<'a>)>,
@@ -134,25 +227,23 @@ impl<'a> Names<'a> {
         for (index, _) in &samples {
             counts[*index] += 1;
         }
-        let mut families = Vec::new();
-        let mut slots = vec![None; self.known.len()];
-        let mut slot_of_name = Vec::with_capacity(self.known.len());
-        for (index, count) in counts.into_iter().enumerate() {
-            let base = self.family_of(index);
-            let slot = *slots[base].get_or_insert_with(|| {
+        let (bases, slot_of_name) = self.families();
+        let mut families: Vec<_> = bases
+            .into_iter()
+            .map(|base| {
                 let known = &mut self.known[base];
-                families.push(Family {
+                Family {
                     name: known.name.clone(),
                     kind: known.kind,
                     help: known.help.take(),
                     unit: known.unit.take(),
                     samples: Vec::new(),
                     histograms: Vec::new(),
-                });
-                families.len() - 1
-            });
-            families[slot].samples.reserve_exact(count);
-            slot_of_name.push(slot);
+                }
+            })
+            .collect();
+        for (index, count) in counts.into_iter().enumerate() {
+            families[slot_of_name[index]].samples.reserve_exact(count);
         }
         for (index, sample) in samples {
             families[slot_of_name[index]].samples.push(sample);
@@ -223,6 +314,21 @@ mod tests {
         assert_eq!(families[0].unit.as_deref(), Some("s"));
         let exemplar = families[0].samples[0].exemplar.as_deref().unwrap();
         assert_eq!((exemplar.labels.len(), exemplar.value), (1, 2.0));
+    }
+
+    #[test]
+    fn an_outline_has_the_families_that_parsing_has() {
+        let body = b"x_count 1\n# HELP y Y.\ny 1\nx_bucket{le=\"+Inf\"} 2\n# TYPE x histogram\nx_sum 3\n# TYPE z gauge\n";
+        let note = |_: &Parser<'_>, entry: &Entry<'_>| match entry {
+            Entry::Sample { value, .. } => *value,
+            _ => f64::NAN,
+        };
+        let outline = outline(Format::Text, body, note).unwrap();
+        let families: Vec<_> =
+            outline.families.iter().map(|f| (&*f.name, f.kind, f.samples.clone())).collect();
+        assert_eq!(families, [("x", MetricKind::Histogram, 0..3), ("y", MetricKind::Untyped, 3..4)]);
+        assert_eq!(outline.families[1].help.as_deref(), Some("Y."));
+        assert_eq!(outline.samples, [1.0, 2.0, 3.0, 1.0]);
     }
 
     #[test]

@@ -55,13 +55,15 @@ mod verdicts;
 
 pub use canonical::{Canonical, Normalized, canonical, normalize};
 pub use encode::{
-    as_text, encode, encode_help, encode_json, encode_openmetrics, encode_protobuf, encode_sample,
-    encode_type,
+    OPENMETRICS_END, as_openmetrics, as_protobuf, as_text, encode, encode_help, encode_json, encode_labels,
+    encode_openmetrics, encode_openmetrics_metadata, encode_openmetrics_samples,
+    encode_openmetrics_timestamp, encode_protobuf, encode_protobuf_metadata, encode_protobuf_metrics,
+    encode_sample, encode_series, encode_type,
 };
 pub use entry::{Entry, Label};
 pub use error::{ParseError, Place};
 pub use format::{Format, Mode};
-pub use group::parse;
+pub use group::{FamilyOutline, Outline, outline, parse};
 pub use labels::apply_target_labels;
 pub use model::{
     Buckets, Exemplar, Family, HistogramSample, LabelPair, MetricKind, NativeHistogram, Sample,

@@ -115,6 +115,36 @@ impl<'a> Parser<'a> {
         }
     }
 
+    /// Whether the sample that was read last, whose name is `name`, stands in its line as encoders write it: no
+    /// blanks and nothing quoted that need not be, labels that are not empty, commas between them, one blank before
+    /// the value, and nothing behind the line's last word. Never, for formats without lines.
+    pub fn is_tidy(&self, name: &str) -> bool {
+        let (line, series) = (self.line(), self.series());
+        let byte = |at: usize| self.body.get(at).copied();
+        let mut at = series.start + name.len();
+        for (index, label) in self.labels().iter().enumerate() {
+            let opener = if index == 0 { b'{' } else { b',' };
+            let Some(len) = label.tidy_len().filter(|_| byte(at) == Some(opener) && label.at == at + 1)
+            else {
+                return false;
+            };
+            at += 1 + len;
+        }
+        if !self.labels().is_empty() {
+            if byte(at) != Some(b'}') {
+                return false;
+            }
+            at += 1;
+        }
+        let last = if byte(line.end.wrapping_sub(1)) == Some(b'\n') {
+            line.end.wrapping_sub(2)
+        } else {
+            line.end.wrapping_sub(1)
+        };
+        let is_word = |at: usize| byte(at).is_some_and(|byte| byte > b' ');
+        !series.is_empty() && at == series.end && byte(at) == Some(b' ') && is_word(at + 1) && is_word(last)
+    }
+
     /// Where in the body the name and the labels of the sample that was read last stand: the start of its
     /// line, up to the blanks before its value. Empty for formats without lines.
     pub fn series(&self) -> Range<usize> {

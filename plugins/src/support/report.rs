@@ -53,9 +53,6 @@ pub fn families(event: &Event) -> (Vec<Family<'_>>, Result<(), Unreadable>) {
     if !scrape::honors_timestamps(event) {
         forget_timestamps(&mut scraped);
     }
-    if scrape::is_pushed(event) {
-        return (scraped, readable);
-    }
     let mut families = report(event, readable.is_ok(), &scraped);
     for family in &mut scraped {
         if families.iter().any(|own| own.name == family.name) {
@@ -70,24 +67,26 @@ fn read(event: &Event) -> Result<Vec<Family<'_>>, Unreadable> {
     if !scrape::is_up(event) {
         return Ok(Vec::new());
     }
-    exposition::parse(format(event).unwrap_or(Format::Text), Mode::Compat, &event.body)
-        .map_err(|error| unreadable(event, error))
+    exposition::parse(format(event), Mode::Compat, &event.body).map_err(|error| unreadable(event, error))
 }
 
-/// The format of the body, as far as the target said it; what is of none is read as text.
-pub fn format(event: &Event) -> Option<Format> {
-    Format::from_content_type(event.attributes.get(scrape::CONTENT_TYPE).unwrap_or_default())
+/// The format of a scrape: what the target said, or text if it did not say.
+pub fn format(event: &Event) -> Format {
+    content_type(event).and_then(Format::from_content_type).unwrap_or(Format::Text)
 }
 
-/// What it means that the body of an event could not be read.
+/// What an error in the body of an event means to whoever looks for it.
 pub fn unreadable(event: &Event, error: ParseError) -> Unreadable {
-    let content_type = event.attributes.get(scrape::CONTENT_TYPE).unwrap_or_default();
-    match format(event) {
-        None if !content_type.is_empty() => Unreadable::Other(error, content_type.to_owned()),
-        Some(Format::OpenMetrics) => Unreadable::Broken("OpenMetrics", error),
-        Some(Format::Protobuf) => Unreadable::Broken("protobuf", error),
-        None | Some(Format::Text) => Unreadable::Broken(TEXT, error),
+    match content_type(event).map(|said| Format::from_content_type(said).ok_or(said)) {
+        Some(Err(said)) if !said.is_empty() => Unreadable::Other(error, said.to_owned()),
+        Some(Ok(Format::OpenMetrics)) => Unreadable::Broken("OpenMetrics", error),
+        Some(Ok(Format::Protobuf)) => Unreadable::Broken("protobuf", error),
+        _ => Unreadable::Broken(TEXT, error),
     }
+}
+
+fn content_type(event: &Event) -> Option<&str> {
+    event.attributes.get(scrape::CONTENT_TYPE)
 }
 
 fn forget_timestamps(families: &mut [Family<'_>]) {
@@ -128,15 +127,23 @@ pub fn facts(event: &Event, counted: usize) -> Vec<Fact> {
     facts.into_iter().filter_map(|(name, help, value)| Some(Fact { name, help, value: value? })).collect()
 }
 
-/// The time of the scrape is in it because neither a gateway nor a page tells it: without it nobody
-/// could tell an old value from a new one.
+/// [`facts`] for a place that does not tell when a sample was taken, and so with the time of the scrape: without it
+/// nobody could tell an old value from a new one. A body that is not readable is a failed scrape.
+pub fn dated_facts(event: &Event, is_readable: bool, counted: usize) -> Vec<Fact> {
+    let mut facts = facts(event, counted);
+    let Some(up) = facts.first_mut() else { return facts };
+    if !is_readable {
+        up.value = 0.0;
+    }
+    let help = "When the target was scraped, in seconds since 1970.";
+    facts.push(Fact { name: TIMESTAMP, help, value: unix_seconds(event.timestamp) });
+    facts
+}
+
 fn report<'a>(event: &Event, is_readable: bool, scraped: &[Family<'_>]) -> Vec<Family<'a>> {
-    let counted = scraped.iter().map(|family| family.samples.len() + family.histograms.len()).sum::<usize>();
-    let facts = facts(event, counted).into_iter().map(|Fact { name, help, value }| {
-        gauge(name, help, if name == UP && !is_readable { 0.0 } else { value })
-    });
-    let taken = "When the target was scraped, in seconds since 1970.";
-    facts.chain([gauge(TIMESTAMP, taken, unix_seconds(event.timestamp))]).collect()
+    let counted = scraped.iter().map(|family| family.samples.len() + family.histograms.len()).sum();
+    let facts = dated_facts(event, is_readable, counted).into_iter();
+    facts.map(|Fact { name, help, value }| gauge(name, help, value)).collect()
 }
 
 fn gauge<'a>(name: &'a str, help: &'a str, value: f64) -> Family<'a> {

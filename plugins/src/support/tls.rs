@@ -99,7 +99,7 @@ impl TlsSettings {
         let roots = problems.take("", self.roots());
         let identity = problems.take("", self.identity());
         problems.take("", self.server_name());
-        let versions = problems.take("", self.versions());
+        let versions = problems.take("", chosen_versions(self.min_version, self.max_version));
         let (Some(roots), Some(identity), Some(versions)) = (roots, identity, versions) else {
             return Err(problems);
         };
@@ -135,11 +135,7 @@ impl TlsSettings {
         let Some(pem) = Pem::from_keys("ca", self.ca.as_deref(), self.ca_file.as_deref())? else {
             return Ok(system_roots());
         };
-        let mut roots = RootCertStore::empty();
-        for certificate in pem.certificates()? {
-            roots.add(certificate).map_err(|error| pem.wrong(&format!("a bad certificate: {error}")))?;
-        }
-        Ok(Arc::new(roots))
+        pem.roots()
     }
 
     fn identity(&self) -> Result<Option<Identity>, BuildError> {
@@ -156,24 +152,6 @@ impl TlsSettings {
             (Some(None), Some(Some(key))) => Err(BuildError::at(key.key, "needs cert_file beside it")),
             _ => problems.or(None),
         }
-    }
-
-    fn versions(&self) -> Result<Vec<&'static SupportedProtocolVersion>, BuildError> {
-        let mut problems = BuildError::default();
-        for (key, version) in [("min_version", self.min_version), ("max_version", self.max_version)] {
-            if matches!(version, Some(TlsVersion::Tls10 | TlsVersion::Tls11)) {
-                problems
-                    .add(key, "TLS 1.0 and 1.1 are broken, and rustls does not have them: TLS12 or TLS13");
-            }
-        }
-        let oldest = self.min_version.unwrap_or(TlsVersion::Tls12);
-        let newest = self.max_version.unwrap_or(TlsVersion::Tls13);
-        if self.min_version.is_some() && newest < oldest {
-            problems.add("max_version", "must not be older than min_version");
-        }
-        let known = [(TlsVersion::Tls12, &TLS12), (TlsVersion::Tls13, &TLS13)];
-        let wanted = known.into_iter().filter(|(version, _)| (oldest..=newest).contains(version));
-        problems.or(wanted.map(|(_, version)| version).collect())
     }
 
     /// A configuration that trusts whom these settings trust.
@@ -193,8 +171,32 @@ impl TlsSettings {
     }
 }
 
+/// The versions from `min_version` to `max_version`, which are the oldest and the newest there are unless set.
+///
+/// # Errors
+/// There are none, or one of them is broken.
+pub(in crate::support) fn chosen_versions(
+    min_version: Option<TlsVersion>,
+    max_version: Option<TlsVersion>,
+) -> Result<Vec<&'static SupportedProtocolVersion>, BuildError> {
+    let mut problems = BuildError::default();
+    for (key, version) in [("min_version", min_version), ("max_version", max_version)] {
+        if matches!(version, Some(TlsVersion::Tls10 | TlsVersion::Tls11)) {
+            problems.add(key, "TLS 1.0 and 1.1 are broken, and rustls does not have them: TLS12 or TLS13");
+        }
+    }
+    let oldest = min_version.unwrap_or(TlsVersion::Tls12);
+    let newest = max_version.unwrap_or(TlsVersion::Tls13);
+    if min_version.is_some() && newest < oldest {
+        problems.add("max_version", "must not be older than min_version");
+    }
+    let known = [(TlsVersion::Tls12, &TLS12), (TlsVersion::Tls13, &TLS13)];
+    let wanted = known.into_iter().filter(|(version, _)| (oldest..=newest).contains(version));
+    problems.or(wanted.map(|(_, version)| version).collect())
+}
+
 /// The authorities that the system trusts, read once: they are large, and every client shares them.
-fn system_roots() -> Arc<RootCertStore> {
+pub(in crate::support) fn system_roots() -> Arc<RootCertStore> {
     static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
     let load = || {
         let found = rustls_native_certs::load_native_certs();
@@ -219,7 +221,7 @@ fn file_or(name: &str, file: &Option<PathBuf>) -> String {
 }
 
 /// PEM that the settings give, in a file or by itself.
-struct Pem<'a> {
+pub(in crate::support) struct Pem<'a> {
     /// The key that gives it, for errors.
     key: String,
     file: Option<&'a Path>,
@@ -228,7 +230,7 @@ struct Pem<'a> {
 
 impl<'a> Pem<'a> {
     /// What `<name>` or `<name>_file` gives, of which one may be set.
-    fn from_keys(
+    pub(in crate::support) fn from_keys(
         name: &str,
         inline: Option<&'a str>,
         file: Option<&'a Path>,
@@ -250,7 +252,7 @@ impl<'a> Pem<'a> {
         }
     }
 
-    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, BuildError> {
+    pub(in crate::support) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, BuildError> {
         let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.text).collect();
         match found {
             Ok(found) if !found.is_empty() => Ok(found),
@@ -259,7 +261,16 @@ impl<'a> Pem<'a> {
         }
     }
 
-    fn private_key(&self) -> Result<PrivateKeyDer<'static>, BuildError> {
+    /// The certificates, as authorities to trust.
+    pub(in crate::support) fn roots(&self) -> Result<Arc<RootCertStore>, BuildError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in self.certificates()? {
+            roots.add(certificate).map_err(|error| self.wrong(&format!("a bad certificate: {error}")))?;
+        }
+        Ok(Arc::new(roots))
+    }
+
+    pub(in crate::support) fn private_key(&self) -> Result<PrivateKeyDer<'static>, BuildError> {
         PrivateKeyDer::from_pem_slice(&self.text).map_err(|error| self.not_pem("private key", &error))
     }
 

@@ -16,10 +16,13 @@ mod tests;
 mod text;
 
 pub use json::encode_json;
-pub use openmetrics::encode_openmetrics;
-pub use protobuf::encode_protobuf;
+pub use openmetrics::{
+    OPENMETRICS_END, as_openmetrics, encode_openmetrics, encode_openmetrics_metadata,
+    encode_openmetrics_samples, encode_openmetrics_timestamp,
+};
+pub use protobuf::{as_protobuf, encode_protobuf, encode_protobuf_metadata, encode_protobuf_metrics};
 pub(super) use spread::{add_classic_forms, spread};
-pub use text::{encode, encode_help, encode_sample, encode_type};
+pub use text::{encode, encode_help, encode_labels, encode_sample, encode_series, encode_type};
 
 use super::model::Family;
 

@@ -1,6 +1,7 @@
 //! Families as a page of OpenMetrics 1.0.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::io::Write;
 
 use super::super::float::{parse_float, write_float};
@@ -18,19 +19,32 @@ const EXEMPLAR_CHARACTERS: usize = 128;
 /// after the other; a counter gets the name without `_total`; a unit stays if the name ends with it; and a
 /// family whose series are not what its type asks for is written as `unknown` ones, one for each name.
 pub fn encode_openmetrics(families: &[Family<'_>], out: &mut Vec<u8>) {
-    for family in families.iter().cloned().flat_map(fit) {
-        encode_family(&family, out);
+    for family in as_openmetrics(families.to_vec()) {
+        encode_openmetrics_metadata(&family, out);
+        encode_openmetrics_samples(&family, out);
     }
-    out.extend_from_slice(b"# EOF\n");
+    out.extend_from_slice(OPENMETRICS_END);
 }
 
-/// The families that OpenMetrics can hold for one.
-fn fit(mut family: Family<'_>) -> Vec<Family<'_>> {
+/// The last line of a page.
+pub const OPENMETRICS_END: &[u8] = b"# EOF\n";
+
+/// The families that OpenMetrics has for these, each of which can then be written by itself; see
+/// [`encode_openmetrics`].
+pub fn as_openmetrics(families: Vec<Family<'_>>) -> Vec<Family<'_>> {
+    let names: HashSet<_> = families.iter().map(|family| family.name.clone()).collect();
+    families.into_iter().flat_map(|family| fit(family, &names)).collect()
+}
+
+/// The families that OpenMetrics can hold for one. A counter of text cannot have the name without `_total` if another
+/// of the families has it, as with `go_memstats_alloc_bytes`.
+fn fit<'a>(mut family: Family<'a>, names: &HashSet<Cow<'a, str>>) -> Vec<Family<'a>> {
     add_classic_forms(&mut family);
     family.histograms.clear();
     if family.kind == MetricKind::Counter
         && let Some(base) = family.name.strip_suffix("_total")
         && !base.is_empty()
+        && !names.contains(base)
         && family.samples.iter().all(|sample| sample.name == family.name)
     {
         family.name = Cow::Owned(base.to_owned());
@@ -106,7 +120,8 @@ fn histogram_fits(metric: &Metric<'_, '_>, sum_suffix: &str, count_suffix: &str)
         && sum_fits
 }
 
-fn encode_family(family: &Family<'_>, out: &mut Vec<u8>) {
+/// Appends what there is to say of a family before its samples: `TYPE`, `UNIT` and `HELP`.
+pub fn encode_openmetrics_metadata(family: &Family<'_>, out: &mut Vec<u8>) {
     let name = &family.name;
     meta("TYPE", name, family.kind.as_openmetrics_str(), out);
     if let Some(unit) = family.unit.as_deref().filter(|unit| unit_fits(family, unit)) {
@@ -119,6 +134,10 @@ fn encode_family(family: &Family<'_>, out: &mut Vec<u8>) {
         escape(help, b"\\\n\"", out);
         out.push(b'\n');
     }
+}
+
+/// Appends the samples of a family, one line each, those of a metric one after the other.
+pub fn encode_openmetrics_samples(family: &Family<'_>, out: &mut Vec<u8>) {
     for metric in gather(family) {
         for (suffix, sample) in &metric.samples {
             let exemplar = sample.exemplar.as_deref().filter(|e| has_place(family.kind, suffix, sample, e));
@@ -160,13 +179,13 @@ fn encode_line(sample: &Sample<'_>, exemplar: Option<&Exemplar<'_>>, out: &mut V
     encode_series(sample, out);
     out.push(b' ');
     write_float(out, sample.value);
-    encode_timestamp(sample.timestamp, out);
+    encode_openmetrics_timestamp(sample.timestamp, out);
     if let Some(exemplar) = exemplar {
         out.extend_from_slice(b" # {");
         encode_labels(&exemplar.labels, false, out);
         out.extend_from_slice(b"} ");
         write_float(out, exemplar.value);
-        encode_timestamp(exemplar.timestamp, out);
+        encode_openmetrics_timestamp(exemplar.timestamp, out);
     }
     out.push(b'\n');
 }
@@ -176,9 +195,9 @@ fn is_short(labels: &[LabelPair<'_>]) -> bool {
     characters.sum::<usize>() <= EXEMPLAR_CHARACTERS
 }
 
-/// Seconds with a fraction. Readers multiply by 1000 and cut off; where that would lose the last millisecond,
+/// Appends a timestamp, if there is one, behind a blank: seconds with a fraction. Readers multiply by 1000 and cut off; where that would lose the last millisecond,
 /// the next number away from zero is written.
-fn encode_timestamp(millis: Option<i64>, out: &mut Vec<u8>) {
+pub fn encode_openmetrics_timestamp(millis: Option<i64>, out: &mut Vec<u8>) {
     let Some(millis) = millis else { return };
     let mut seconds = millis as f64 / 1000.0;
     if (seconds * 1000.0) as i64 != millis {

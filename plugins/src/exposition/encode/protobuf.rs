@@ -9,10 +9,46 @@ use super::spread::{by_name, spread};
 /// written as untyped families, one for each name.
 pub fn encode_protobuf(families: &[Family<'_>], out: &mut Vec<u8>) {
     for family in families.iter().cloned().flat_map(fit) {
-        let message = family_message(&family);
-        varint(message.0.len() as u64, out);
-        out.extend_from_slice(&message.0);
+        let mut metrics = Vec::new();
+        encode_protobuf_metrics(&family, &mut metrics);
+        encode_protobuf_metadata(&family, metrics.len(), out);
+        out.extend_from_slice(&metrics);
     }
+}
+
+/// The families that protobuf has for these, each of which can then be written by itself; see
+/// [`encode_protobuf`].
+pub fn as_protobuf(families: Vec<Family<'_>>) -> Vec<Family<'_>> {
+    families.into_iter().flat_map(fit).collect()
+}
+
+/// Appends the beginning of a family's message: its length, and what there is to say of the family before
+/// `metrics` bytes of [metrics](encode_protobuf_metrics).
+pub fn encode_protobuf_metadata(family: &Family<'_>, metrics: usize, out: &mut Vec<u8>) {
+    let mut message = Message::default();
+    message.bytes(1, family.name.as_bytes());
+    if let Some(help) = &family.help {
+        message.bytes(2, help.as_bytes());
+    }
+    message.integer(3, type_number(family.kind));
+    if let Some(unit) = &family.unit {
+        message.bytes(5, unit.as_bytes());
+    }
+    varint((message.0.len() + metrics) as u64, out);
+    out.extend_from_slice(&message.0);
+}
+
+/// Appends the metrics of a family, as they stand in its message; those of several targets may stand in one.
+pub fn encode_protobuf_metrics(family: &Family<'_>, out: &mut Vec<u8>) {
+    let mut message = Message(std::mem::take(out));
+    for metric in gather(family) {
+        let labels = metric.labels.iter().filter(|(_, value)| !value.is_empty());
+        message.message(4, |inner| {
+            labels.for_each(|label| inner.label(label));
+            add_value(inner, family.kind, &metric);
+        });
+    }
+    *out = message.0;
 }
 
 /// The families that protobuf can hold for one.
@@ -125,26 +161,6 @@ impl Message {
 fn natural(value: f64) -> Option<u64> {
     let is_natural = value.fract() == 0.0 && value >= 0.0 && value < u64::MAX as f64;
     is_natural.then_some(value as u64)
-}
-
-fn family_message(family: &Family<'_>) -> Message {
-    let mut message = Message::default();
-    message.bytes(1, family.name.as_bytes());
-    if let Some(help) = &family.help {
-        message.bytes(2, help.as_bytes());
-    }
-    message.integer(3, type_number(family.kind));
-    for metric in gather(family) {
-        let labels = metric.labels.iter().filter(|(_, value)| !value.is_empty());
-        message.message(4, |inner| {
-            labels.for_each(|label| inner.label(label));
-            add_value(inner, family.kind, &metric);
-        });
-    }
-    if let Some(unit) = &family.unit {
-        message.bytes(5, unit.as_bytes());
-    }
-    message
 }
 
 fn type_number(kind: MetricKind) -> u64 {

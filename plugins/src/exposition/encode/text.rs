@@ -71,7 +71,7 @@ pub fn encode_sample(sample: &Sample<'_>, out: &mut Vec<u8>) {
 }
 
 /// Appends the name and the labels of a sample to `out`.
-pub(super) fn encode_series(sample: &Sample<'_>, out: &mut Vec<u8>) {
+pub fn encode_series(sample: &Sample<'_>, out: &mut Vec<u8>) {
     let has_plain_name = is_plain_metric_name(&sample.name);
     if has_plain_name {
         out.extend_from_slice(sample.name.as_bytes());
@@ -87,7 +87,7 @@ pub(super) fn encode_series(sample: &Sample<'_>, out: &mut Vec<u8>) {
 }
 
 /// Appends labels without their braces; `comma` if something stands before them.
-pub(super) fn encode_labels(labels: &[LabelPair<'_>], mut comma: bool, out: &mut Vec<u8>) {
+pub fn encode_labels(labels: &[LabelPair<'_>], mut comma: bool, out: &mut Vec<u8>) {
     for (name, value) in labels {
         if std::mem::replace(&mut comma, true) {
             out.push(b',');

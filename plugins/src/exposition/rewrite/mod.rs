@@ -29,10 +29,12 @@ mod families;
 mod series;
 #[cfg(test)]
 mod tests;
+mod timestamps;
 
 pub use self::edits::Edits;
 pub use self::families::relabel_protobuf;
 pub use self::series::{Exposed, Fate, Relabeling, Unfit};
+pub use self::timestamps::forget_timestamps;
 
 use super::entry::Entry;
 use super::error::ParseError;

@@ -34,13 +34,14 @@ use tokio_util::sync::CancellationToken;
 
 use self::targets::Selection;
 use crate::support::process;
+use crate::support::server::web::{WebConfig, WebConfigFile};
 use crate::support::server::{self, Listen, Request, Response, Server};
 
 /// Serves the metrics and the state of this program, and pauses and resumes its pipelines.
 ///
 /// Whoever reaches the address may pause pipelines unless it is `read_only`, so it is for this machine
 /// alone unless `listen` says otherwise. Requests that change something are refused to web pages.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MonitorConfig {
     /// The address and port to listen on. Port 0 is any free port; the log says which.
@@ -48,11 +49,15 @@ pub struct MonitorConfig {
 
     /// Refuses requests that change something, for an address that others reach. Default: false.
     pub read_only: bool,
+
+    /// A Prometheus web configuration file: `tls_server_config`, `basic_auth_users` and `http_server_config`, as for
+    /// Prometheus and its exporters. It and the files that it names are read again when they change.
+    pub web_config_file: Option<WebConfigFile>,
 }
 
 impl Default for MonitorConfig {
     fn default() -> Self {
-        Self { listen: Listen(([127, 0, 0, 1], 10_000).into()), read_only: false }
+        Self { listen: Listen(([127, 0, 0, 1], 10_000).into()), read_only: false, web_config_file: None }
     }
 }
 
@@ -62,24 +67,28 @@ impl ExtensionConfig for MonitorConfig {
     const TYPE: &'static str = "monitor";
 
     fn build(self, _: &StageContext) -> Result<Box<dyn Extension>, BuildError> {
-        Ok(Box::new(Monitor { config: self }))
+        let mut problems = BuildError::default();
+        let web = problems.take("web_config_file", self.web_config_file.map(WebConfigFile::load).transpose());
+        problems.or(Box::new(Monitor { listen: self.listen, read_only: self.read_only, web: web.flatten() }))
     }
 }
 
 /// A server in front of [`Control`].
 struct Monitor {
-    config: MonitorConfig,
+    listen: Listen,
+    read_only: bool,
+    web: Option<WebConfig>,
 }
 
 #[async_trait]
 impl Extension for Monitor {
     async fn run(self: Box<Self>, control: Control, shutdown: CancellationToken) -> Result<(), BoxError> {
-        let server = Server::bind(self.config.listen).await?;
+        let server = Server::bind(self.listen).await?.with_web_config(self.web);
         process::register(control.metrics().registry());
         let build =
             control.metrics().gauges("build_info", "1, with the version of this program.", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let read_only = self.config.read_only;
+        let read_only = self.read_only;
         let answer = move |request| handle(control.clone(), read_only, request);
         server.serve("metrics and state", answer, shutdown).await;
         Ok(())

@@ -1,11 +1,21 @@
-//! Serves the newest scrape of every target on one page, for a Prometheus at the centre and no gateway.
+//! Serves the newest scrape of every target, for a Prometheus at the centre and no gateway: all on one page, and each by
+//! itself.
 //!
 //! ```yaml
 //! sinks:
 //!   - { type: exposition, listen: 127.0.0.1:10002 }
 //! ```
 //!
-//! Prometheus reads it with
+//! Prometheus reads every target by itself, as if it scraped it where it is, with
+//!
+//! ```yaml
+//! scrape_configs:
+//!   - job_name: prometheus-streams
+//!     honor_labels: true
+//!     http_sd_configs: [ { url: "http://127.0.0.1:10002/sd" } ]
+//! ```
+//!
+//! or all of them on one page with
 //!
 //! ```yaml
 //! scrape_configs:
@@ -13,17 +23,30 @@
 //!     honor_labels: true
 //!     static_configs: [ { targets: [ "127.0.0.1:10002" ] } ]
 //! ```
+//!
+//! | request | what it is |
+//! | --- | --- |
+//! | `GET /metrics` | the newest scrape of every target, as text, OpenMetrics or protobuf |
+//! | `GET /sd` | the targets, for `http_sd_configs` |
+//! | `GET /targets/PUBLISHER/JOB/INSTANCE/metrics` | the last scrape of one target as it was, or 503 if it failed or is too old |
+//!
+//! What is stored of a scrape is its body, and where in it the labels of the target go: [`rendering`]. Which scrape has
+//! what of which family is kept while it stays: [`layout`]. A page is put together while it is sent: [`page`].
 
 mod entry;
+mod layout;
+mod negotiate;
 mod page;
+mod pages;
+mod rendering;
+mod shape;
 mod store;
+mod targets;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hyper::StatusCode;
-use hyper::header::{self, HeaderMap};
 use prometheus_streams_core::error::{BoxError, BuildError, SendError};
 use prometheus_streams_core::event::{Event, Labels};
 use prometheus_streams_core::health::Health;
@@ -35,37 +58,57 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use self::entry::Entry;
+use self::pages::{Pages, SD};
 use self::store::{Store, StoreMetrics};
-use crate::exposition::{Family, apply_target_labels, as_text, is_plain_label_name};
-use crate::support::server::{self, Listen, Request, Response, Server};
-use crate::support::{report, scrape};
+use self::targets::Base;
+use crate::exposition::is_plain_label_name;
+use crate::support::scrape;
+use crate::support::server::web::WebConfigFile;
+use crate::support::server::{Listen, Server};
 
-const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
-const TEXT_WITH_QUOTES: &str = "text/plain; version=1.0.0; charset=utf-8; escaping=allow-utf-8";
-
-/// Serves the newest scrape of every target on one page, for a Prometheus that reads it with
+/// Serves the newest scrape of every target on one page, and each target by itself, for a Prometheus that reads it with
 /// `honor_labels: true`.
 ///
-/// Every sample carries the labels of its target; labels of the same name that the target exposed
+/// `/sd` lists the targets for `http_sd_configs`, each with its own labels, and with its interval where that is known; at
+/// `/targets/PUBLISHER/JOB/INSTANCE/metrics` is the last scrape of each as it was, or 503 if it failed or is too old, so
+/// that `up`, staleness and native histograms are those of an ordinary scrape.
+///
+/// On the page of all targets every sample carries the labels of its target; labels of the same name that the target exposed
 /// itself become `exported_...`, unless the source was told to honour them. With each target come `up`,
 /// `scrape_duration_seconds`, `scrape_samples_scraped`, `scrape_samples_post_metric_relabeling`,
 /// `scrape_series_added` and `scrape_timestamp_seconds`; of a failed scrape nothing else is shown. A target that
 /// its source has dropped leaves the page at once.
-/// Where targets disagree on the type of a metric, the first of them decides, and the metric of the
-/// others is left out and counted in `prometheus_streams_exposition_conflicts`.
+/// Where targets disagree on the type of a metric, the page has all of its series and does not say what they are; such
+/// metrics are counted in `prometheus_streams_exposition_conflicts`. The page is text, OpenMetrics or protobuf, as the
+/// reader asks. A series that no format but protobuf can hold, as a native histogram, is in the others in its classic
+/// form.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ExpositionConfig {
-    /// The address and port of the page.
+    /// The address and port to listen on.
     pub listen: Listen,
 
-    /// The path of the page.
+    /// The path of the page of all targets.
     pub path: String,
 
-    /// The age at which a scrape leaves the page, as `5m`: the time since the target was scraped.
+    /// Gives each sample that has no timestamp that of its scrape, so that Prometheus stores it at the time at which it
+    /// was measured. Prometheus then writes no staleness markers: series that end are seen for five minutes more, unless
+    /// the reader sets `track_timestamps_staleness`; and what comes late, as after an outage, is out of order for
+    /// it. For the page of all targets only. Default: false.
+    pub timestamps: bool,
+
+    /// A Prometheus web configuration file: `tls_server_config`, `basic_auth_users` and `http_server_config`, as for
+    /// Prometheus and its exporters. It and the files that it names are read again when they change.
+    pub web_config_file: Option<WebConfigFile>,
+
+    /// The URL at which Prometheus reaches this sink, as `https://streams.example.net/centre`, for the targets in
+    /// `/sd`. Default: where the request for `/sd` went.
+    pub external_url: Option<String>,
+
+    /// The age at which a scrape is not shown any more, as `5m`: the time since the target was scraped.
     pub expire_after: Span,
 
-    /// The most targets on the page. Scrapes of further targets are rejected.
+    /// The most targets. Scrapes of further targets are rejected.
     pub max_targets: usize,
 }
 
@@ -74,6 +117,9 @@ impl Default for ExpositionConfig {
         Self {
             listen: Listen(([127, 0, 0, 1], 10002).into()),
             path: "/metrics".to_owned(),
+            timestamps: false,
+            web_config_file: None,
+            external_url: None,
             expire_after: Span::secs(300),
             max_targets: 10_000,
         }
@@ -104,6 +150,8 @@ impl ExpositionConfig {
         if self.max_targets == 0 {
             problems.add("max_targets", "must be at least 1");
         }
+        let web = problems.take("web_config_file", self.web_config_file.map(WebConfigFile::load).transpose());
+        let base = problems.take("external_url", self.external_url.as_deref().map(external).transpose());
         let gauge = |name, help| {
             let gauges = cx.metrics.gauges(name, help, &["pipeline", "sink"]);
             gauges.with_label_values(&[cx.pipeline.as_str(), cx.name.as_str()])
@@ -117,7 +165,8 @@ impl ExpositionConfig {
         };
         problems.or(Exposition {
             listen: self.listen,
-            path: self.path.into(),
+            timestamps: self.timestamps,
+            pages: Arc::new(Pages { path: self.path, web: web.flatten(), base: base.flatten() }),
             store: Arc::new(Store::new(
                 self.expire_after.0,
                 self.max_targets,
@@ -132,15 +181,16 @@ impl ExpositionConfig {
 /// Keeps the newest scrapes, and serves them.
 struct Exposition {
     listen: Listen,
-    path: Arc<str>,
+    timestamps: bool,
+    pages: Arc<Pages>,
     store: Arc<Store>,
     health: Health,
 }
 
 #[async_trait]
 impl Sink for Exposition {
-    async fn send(&self, event: Event) -> Result<(), SendError> {
-        let labels = target_labels(&event.labels).map_err(SendError::permanent)?;
+    async fn send(&self, mut event: Event) -> Result<(), SendError> {
+        event.labels = target_labels(&event.labels).map_err(SendError::permanent)?;
         if !self.store.wants(&event.labels, event.timestamp) {
             tracing::debug!(labels = %event.labels, "a scrape came too late for the page");
             return Ok(());
@@ -149,17 +199,16 @@ impl Sink for Exposition {
             self.store.remove(event.labels, event.timestamp);
             return Ok(());
         }
-        let (families, readable) = report::families(&event);
-        let mut families = as_text(families);
-        apply_target_labels(&mut families, &labels, scrape::honors_labels(&event));
-        keep_away(&mut families);
-        let entry = Entry::new(event.timestamp, &families);
-        self.store.put(event.labels.clone(), entry).map_err(SendError::permanent)?;
+        let store = &self.store;
+        let known = store.get(&event.labels);
+        let (entry, readable) =
+            Entry::new(event, known.as_deref(), store.wanted(), self.timestamps, &store.names);
+        store.put(entry).map_err(SendError::permanent)?;
         readable.map_err(SendError::permanent)
     }
 
     async fn run(&self, shutdown: CancellationToken) -> Result<(), BoxError> {
-        let server = Server::bind(self.listen).await?;
+        let server = Server::bind(self.listen).await?.with_web_config(self.pages.web.clone());
         self.health.ready();
         self.serve(server, shutdown).await;
         Ok(())
@@ -168,9 +217,12 @@ impl Sink for Exposition {
 
 impl Exposition {
     async fn serve(&self, server: Server, shutdown: CancellationToken) {
-        let (store, path) = (Arc::clone(&self.store), Arc::clone(&self.path));
-        let handler = move |request| respond(Arc::clone(&store), Arc::clone(&path), request);
-        let what = format!("the newest scrapes on {}", self.path);
+        let (store, pages) = (Arc::clone(&self.store), Arc::clone(&self.pages));
+        let handler = move |request| {
+            let (store, pages) = (Arc::clone(&store), Arc::clone(&pages));
+            async move { pages.answer(store, request).await }
+        };
+        let what = format!("the newest scrapes on {}, and the targets on {SD}", self.pages.path);
         tokio::join!(server.serve(&what, handler, shutdown.clone()), self.sweep(shutdown));
     }
 
@@ -183,48 +235,32 @@ impl Exposition {
     }
 }
 
-async fn respond(store: Arc<Store>, path: Arc<str>, request: Request) -> Response {
-    if !server::reads(request.method()) {
-        return server::method_not_allowed("GET, HEAD");
-    }
-    if request.uri().path() == &*path {
-        let with_quotes = reads_quotes(request.headers());
-        let content_type = if with_quotes { TEXT_WITH_QUOTES } else { TEXT };
-        let write = move |out: &mut dyn std::io::Write| store.write_page(with_quotes, out);
-        return server::large_page(request.headers(), content_type, write).await;
-    }
-    if request.uri().path() == "/" {
-        return server::text(StatusCode::OK, format_args!("The newest scrape of every target: {path}"));
-    }
-    server::not_found()
-}
-
-/// Whether the reader says that it knows names in quotes, as Prometheus does from version 3 on.
-fn reads_quotes(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    accepted.into_iter().any(|value| value.contains("escaping=allow-utf-8"))
-}
-
-/// Names without a value the labels that a reader would otherwise give every sample that lacks them: those of the
-/// page itself.
-fn keep_away(families: &mut [Family<'_>]) {
-    for sample in families.iter_mut().flat_map(|family| &mut family.samples) {
-        for name in [scrape::INSTANCE, scrape::JOB] {
-            if !sample.labels.iter().any(|(own, _)| own == name) {
-                sample.labels.push((name.into(), "".into()));
-            }
-        }
+/// Where a URL leads.
+fn external(url: &str) -> Result<Base, BuildError> {
+    let wrong = || BuildError::at("", format!("{url:?} does not read like http://host:port/path"));
+    let parsed = url::Url::parse(url).map_err(|_| wrong())?;
+    let is_plain = parsed.query().is_none() && parsed.fragment().is_none() && parsed.username().is_empty();
+    match (parsed.scheme(), parsed.host_str(), parsed.port_or_known_default()) {
+        (scheme @ ("http" | "https"), Some(host), Some(port)) if is_plain => Ok(Base {
+            scheme: scheme.to_owned(),
+            address: format!("{host}:{port}"),
+            prefix: parsed.path().trim_end_matches('/').to_owned(),
+        }),
+        _ => Err(wrong()),
     }
 }
 
 /// The labels of a target that are not empty. They come from far away, and one that Prometheus does not
 /// take would spoil the page for all.
-fn target_labels(labels: &Labels) -> Result<Vec<(&str, &str)>, String> {
-    let labels: Vec<_> = labels.iter().filter(|(_, value)| !value.is_empty()).collect();
-    match labels.iter().find(|(name, _)| !is_plain_label_name(name) || *name == "__name__") {
-        Some((name, _)) => Err(format!("{name:?} is not the name of a Prometheus label")),
-        None => Ok(labels),
+fn target_labels(labels: &Labels) -> Result<Labels, String> {
+    let mut own = labels.iter().filter(|(_, value)| !value.is_empty());
+    if let Some((name, _)) = own.find(|(name, _)| !is_plain_label_name(name) || *name == "__name__") {
+        return Err(format!("{name:?} is not the name of a Prometheus label"));
     }
+    if labels.iter().all(|(_, value)| !value.is_empty()) {
+        return Ok(labels.clone());
+    }
+    Ok(labels.iter().filter(|(_, value)| !value.is_empty()).collect())
 }
 
 #[cfg(test)]

@@ -1,139 +1,133 @@
-//! The page of all targets: one `HELP` and one `TYPE` for each family, then every target's samples.
+//! The page of all targets, piece by piece: for each family what is said of it, then every target's lines.
 
-use std::collections::HashMap;
-use std::io::{self, Write};
 use std::sync::Arc;
 
-use super::entry::{Entry, Lines};
-use crate::exposition::{MetricKind, encode_type, is_plain_metric_name};
+use bytes::Bytes;
 
-/// What all targets say of one family.
-type Parts<'a> = Vec<(&'a Entry, &'a Lines)>;
+use super::entry::Entry;
+use super::layout::{Layout, PageFamily};
+use super::negotiate::Wanted;
+use super::rendering::{Dialect, Line, Rendering};
+use crate::exposition::{
+    Family, OPENMETRICS_END, encode_help, encode_openmetrics_metadata, encode_openmetrics_timestamp,
+    encode_protobuf_metadata, encode_type, is_plain_metric_name,
+};
 
-/// The families of all targets by name, the first of each deciding what the family is.
-pub(super) struct Page<'a> {
-    families: Vec<(&'a str, MetricKind, Parts<'a>)>,
-    /// Names of families that some targets expose as another kind; their parts are not on the page.
-    pub(super) conflicts: Vec<&'a str>,
+/// The size of a piece, roughly: small enough to stay in a processor's cache on its way.
+const PIECE: usize = 96 * 1024;
+
+/// A page on its way to a reader.
+pub(super) struct Page {
+    scrapes: Vec<(Arc<Entry>, Arc<Rendering>)>,
+    layout: Arc<Layout>,
+    wanted: Wanted,
+    /// What comes next: a family, a member of it, a line of that.
+    family: usize,
+    member: usize,
+    line: usize,
+    /// Whether it has been said what the family is: before its first line, and not at all without one.
+    has_head: bool,
+    has_end: bool,
 }
 
-impl<'a> Page<'a> {
-    /// Gathers the families of `entries`, which are sorted by rank.
-    pub(super) fn new(entries: &'a [Arc<Entry>]) -> Self {
-        let mut by_name: HashMap<&str, Parts<'a>> = HashMap::new();
-        for entry in entries {
-            for lines in &entry.families {
-                by_name.entry(&lines.name).or_default().push((entry, lines));
-            }
-        }
-        let mut page = Self { families: Vec::with_capacity(by_name.len()), conflicts: Vec::new() };
-        for (name, mut parts) in by_name {
-            let mut kinds = parts.iter().map(|(_, lines)| lines.kind);
-            let kind = kinds.find(|kind| *kind != MetricKind::Untyped).unwrap_or(MetricKind::Untyped);
-            let before = parts.len();
-            parts.retain(|(_, lines)| fits(lines.kind, kind));
-            if parts.len() < before {
-                page.conflicts.push(name);
-            }
-            page.families.push((name, kind, parts));
-        }
-        page.families.sort_unstable_by_key(|(name, ..)| *name);
-        page.conflicts.sort_unstable();
-        page
+impl Page {
+    pub(super) fn new(
+        scrapes: Vec<(Arc<Entry>, Arc<Rendering>)>,
+        layout: Arc<Layout>,
+        wanted: Wanted,
+    ) -> Self {
+        let has_end = wanted.dialect != Dialect::OpenMetrics;
+        Self { scrapes, layout, wanted, family: 0, member: 0, line: 0, has_head: false, has_end }
     }
 
-    /// Writes the page, with names in quotes only for a reader that knows them.
-    pub(super) fn write(&self, with_quotes: bool, out: &mut dyn Write) -> io::Result<()> {
-        let mut type_line = Vec::new();
-        for (name, kind, parts) in &self.families {
-            if !with_quotes && !is_plain_metric_name(name) {
-                continue;
-            }
-            let mut help = parts.iter().map(|(entry, lines)| entry.help(lines));
-            out.write_all(help.find(|help| !help.is_empty()).unwrap_or_default())?;
-            type_line.clear();
-            encode_type(name, *kind, &mut type_line);
-            out.write_all(&type_line)?;
-            for (entry, lines) in parts {
-                out.write_all(entry.plain(lines))?;
-                if with_quotes {
-                    out.write_all(entry.quoted(lines))?;
+    /// Writes on in a family until it ends or the piece is full. Whether it ended.
+    fn write_family(&mut self, family: &PageFamily, piece: &mut Vec<u8>) -> bool {
+        let is_plain = is_plain_metric_name(&family.name);
+        if !is_plain && !self.wanted.with_quotes {
+            return true;
+        }
+        let mut stamp = Vec::new();
+        while let Some(member) = family.members.get(self.member) {
+            let Some((entry, rendering)) = self.scrapes.get(member.slot as usize) else { return true };
+            let body = &entry.event.body;
+            write_stamp(entry, self.wanted.dialect, &mut stamp);
+            for line in rendering.lines(member.part as usize).iter().skip(self.line) {
+                if piece.len() >= PIECE {
+                    return false;
+                }
+                self.line += 1;
+                if member.is_apart && !rendering.is_of(line, &family.name, body) {
+                    continue;
+                }
+                if line.is_quoted() && !self.wanted.with_quotes {
+                    continue;
+                }
+                if !std::mem::replace(&mut self.has_head, true) {
+                    self.write_head(family, piece);
+                }
+                if self.wanted.dialect == Dialect::Protobuf {
+                    piece.extend_from_slice(rendering.written(line));
+                } else {
+                    rendering.write(line, body, &entry.block, &stamp, piece);
                 }
             }
+            (self.member, self.line) = (self.member + 1, 0);
         }
-        Ok(())
+        true
     }
-}
 
-/// Whether samples of `kind` may stand in a family of kind `family`. Untyped ones have the same form as
-/// counters and gauges, and a target that does not say what they are does not contradict one that does.
-fn fits(kind: MetricKind, family: MetricKind) -> bool {
-    let is_simple = matches!(family, MetricKind::Counter | MetricKind::Gauge);
-    kind == family || kind == MetricKind::Untyped && is_simple
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::SystemTime;
-
-    use super::*;
-    use crate::exposition;
-
-    fn entries(bodies: &[&str]) -> Vec<Arc<Entry>> {
-        let entry = |body: &&str| {
-            let families =
-                exposition::parse(exposition::Format::Text, exposition::Mode::Compat, body.as_bytes())
-                    .unwrap();
-            Arc::new(Entry::new(SystemTime::UNIX_EPOCH, &families))
+    fn write_head(&self, family: &PageFamily, piece: &mut Vec<u8>) {
+        let members = || {
+            let all = family.members.iter();
+            all.filter_map(|member| Some((self.scrapes.get(member.slot as usize)?, member.part as usize)))
         };
-        bodies.iter().map(entry).collect()
+        let mut meta = Family::new(&*family.name, family.kind);
+        meta.help = members().find_map(|((entry, made), part)| made.help(part, &entry.event.body));
+        meta.unit = members().find_map(|((entry, made), part)| made.unit(part, &entry.event.body));
+        match self.wanted.dialect {
+            Dialect::Text => {
+                if let Some(help) = &meta.help {
+                    encode_help(&meta.name, help, piece);
+                }
+                encode_type(&meta.name, meta.kind, piece);
+            }
+            Dialect::OpenMetrics => encode_openmetrics_metadata(&meta, piece),
+            Dialect::Protobuf => {
+                let takes = |line: &&Line| self.wanted.with_quotes || !line.is_quoted();
+                let sizes = members().map(|((_, made), part)| {
+                    made.lines(part).iter().filter(takes).map(|line| made.written(line).len()).sum::<usize>()
+                });
+                encode_protobuf_metadata(&meta, sizes.sum(), piece);
+            }
+        }
     }
+}
 
-    fn page(bodies: &[&str], with_quotes: bool) -> (String, Vec<String>) {
-        let entries = entries(bodies);
-        let page = Page::new(&entries);
-        let mut text = Vec::new();
-        page.write(with_quotes, &mut text).unwrap();
-        let conflicts = page.conflicts.iter().map(ToString::to_string).collect();
-        (String::from_utf8(text).unwrap(), conflicts)
+fn write_stamp(entry: &Entry, dialect: Dialect, stamp: &mut Vec<u8>) {
+    let Some(millis) = entry.stamp else { return };
+    stamp.clear();
+    match dialect {
+        Dialect::Text => stamp.extend_from_slice(format!(" {millis}").as_bytes()),
+        Dialect::OpenMetrics => encode_openmetrics_timestamp(Some(millis), stamp),
+        Dialect::Protobuf => {}
     }
+}
 
-    #[test]
-    fn each_family_has_its_metadata_once() {
-        let first = "# TYPE b gauge\nb{t=\"1\"} 1\n# TYPE a gauge\na{t=\"1\"} 2 17\n# HELP c Alone.\n";
-        let second = "# HELP b B.\n# TYPE b gauge\nb{t=\"2\"} 3\n";
-        assert_eq!(
-            page(&[first, second], false),
-            (
-                "# TYPE a gauge\na{t=\"1\"} 2 17\n# HELP b B.\n# TYPE b gauge\nb{t=\"1\"} 1\nb{t=\"2\"} 3\n"
-                    .to_owned(),
-                vec![]
-            )
-        );
-    }
+impl Iterator for Page {
+    type Item = Bytes;
 
-    #[test]
-    fn a_family_of_another_kind_is_left_out() {
-        let bodies =
-            ["x{t=\"1\"} 1\n", "# TYPE x gauge\nx{t=\"2\"} 2\n", "# TYPE x counter\nx{t=\"3\"} 3\ny 1\n"];
-        let (text, conflicts) = page(&bodies, false);
-        assert_eq!(text, "# TYPE x gauge\nx{t=\"1\"} 1\nx{t=\"2\"} 2\n# TYPE y untyped\ny 1\n");
-        assert_eq!(conflicts, ["x"]);
-        let (text, conflicts) = page(&["# TYPE x histogram\nx_sum 1\n", "x 1\n"], false);
-        assert_eq!((text.as_str(), conflicts.len()), ("# TYPE x histogram\nx_sum 1\n", 1));
-    }
-
-    #[test]
-    fn quoted_names_are_for_those_who_read_them() {
-        let body = "# TYPE x gauge\nx 1\nx{\"a.b\"=\"1\"} 2\n# TYPE \"y.z\" gauge\n{\"y.z\"} 3\n";
-        assert_eq!(page(&[body], true).0, body);
-        assert_eq!(page(&[body], false).0, "# TYPE x gauge\nx 1\n");
-    }
-
-    #[test]
-    fn the_page_can_be_parsed() {
-        let histogram = "# TYPE h histogram\nh_bucket{le=\"+Inf\"} 2\nh_sum 3\nh_count 2\n";
-        let (text, _) = page(&[histogram, "h_bucket 1\n", "x{a=\"\\\"\\\\\"} NaN\n"], false);
-        assert_eq!(exposition::count_samples(exposition::Format::Text, text.as_bytes()), Ok(5));
+    fn next(&mut self) -> Option<Bytes> {
+        let mut piece = Vec::with_capacity(PIECE + PIECE / 16);
+        let layout = Arc::clone(&self.layout);
+        while let Some(family) = layout.families.get(self.family) {
+            if !self.write_family(family, &mut piece) {
+                return Some(piece.into());
+            }
+            (self.family, self.member, self.line, self.has_head) = (self.family + 1, 0, 0, false);
+        }
+        if !std::mem::replace(&mut self.has_end, true) {
+            piece.extend_from_slice(OPENMETRICS_END);
+        }
+        (!piece.is_empty()).then(|| piece.into())
     }
 }

@@ -1,7 +1,7 @@
 //! The newest scrape of every target, until it is too old.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{self, Write};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +10,11 @@ use prometheus_streams_core::event::Labels;
 use prometheus_streams_core::stage::Clock;
 
 use super::entry::Entry;
+use super::layout::Layout;
+use super::negotiate::Wanted;
 use super::page::Page;
+use super::rendering::{DIALECTS, Dialect};
+use super::shape::Names;
 
 /// As many families as are named in the log for their conflicts.
 const MOST_WARNINGS: usize = 1000;
@@ -30,7 +34,12 @@ pub(super) struct Store {
     pub(super) max_targets: usize,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: StoreMetrics,
+    pub(super) names: Names,
     targets: Mutex<Targets>,
+    /// The layout of the last page in each format.
+    layouts: Mutex<[Option<Arc<Layout>>; DIALECTS]>,
+    /// The format of the last page of lines: what comes is made ready for it.
+    wanted: AtomicU8,
 }
 
 /// What the store says of itself.
@@ -47,7 +56,7 @@ struct Targets {
     /// there may be targets on the page.
     gone: HashMap<Labels, SystemTime>,
     next_rank: u64,
-    warned: HashSet<String>,
+    warned: HashSet<Arc<str>>,
 }
 
 impl Store {
@@ -57,7 +66,16 @@ impl Store {
         clock: Arc<dyn Clock>,
         metrics: StoreMetrics,
     ) -> Self {
-        Self { expire_after, max_targets, clock, metrics, targets: Mutex::default() }
+        Self {
+            expire_after,
+            max_targets,
+            clock,
+            metrics,
+            names: Names::default(),
+            targets: Mutex::default(),
+            layouts: Mutex::default(),
+            wanted: AtomicU8::new(Dialect::Text as u8),
+        }
     }
 
     /// Whether a scrape of that time would come onto the page: it is not too old, and no newer one is there.
@@ -84,7 +102,8 @@ impl Store {
     }
 
     /// Puts a scrape in the place of the one before, unless that is newer.
-    pub(super) fn put(&self, labels: Labels, mut entry: Entry) -> Result<(), Full> {
+    pub(super) fn put(&self, mut entry: Entry) -> Result<(), Full> {
+        let labels = entry.labels().clone();
         // A clock that runs ahead would keep its scrapes on the page for longer than they are worth.
         entry.timestamp = entry.timestamp.min(self.clock.now());
         let mut targets = self.lock();
@@ -118,15 +137,46 @@ impl Store {
         self.drop_expired(&mut self.lock());
     }
 
-    /// Writes the page of all targets.
-    pub(super) fn write_page(&self, with_quotes: bool, out: &mut dyn Write) -> io::Result<()> {
-        let entries = self.entries();
-        let page = Page::new(&entries);
-        self.warn(&page.conflicts);
-        page.write(with_quotes, out)
+    /// What is known of a target that is not too old.
+    pub(super) fn get(&self, labels: &Labels) -> Option<Arc<Entry>> {
+        let entry = self.lock().by_labels.get(labels).cloned();
+        entry.filter(|entry| !self.is_expired(entry.timestamp) && !self.is_ahead(entry.timestamp))
     }
 
-    fn entries(&self) -> Vec<Arc<Entry>> {
+    /// The page of all targets as it is now. Makes ready what is not yet, which may take a while.
+    pub(super) fn page(&self, wanted: Wanted) -> Page {
+        let dialect = wanted.dialect;
+        if dialect != Dialect::Protobuf {
+            self.wanted.store(dialect as u8, Ordering::Relaxed);
+        }
+        let entries = self.entries().into_iter();
+        let scrapes: Vec<_> = entries
+            .map(|entry| {
+                let rendering = entry.rendering(dialect, &self.names);
+                (entry, rendering)
+            })
+            .collect();
+        let mut layouts = self.layouts.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = &mut layouts[dialect as usize];
+        let shapes = || scrapes.iter().map(|(_, rendering)| &rendering.shape);
+        let layout = match known.take().filter(|known| known.is_of(shapes())) {
+            Some(layout) => layout,
+            None => Arc::new(Layout::new(shapes().cloned().collect(), dialect, &self.names)),
+        };
+        *known = Some(Arc::clone(&layout));
+        drop(layouts);
+        self.warn(&layout.conflicts);
+        Page::new(scrapes, layout, wanted)
+    }
+
+    /// The format for which a scrape is best made ready.
+    pub(super) fn wanted(&self) -> Dialect {
+        let wanted = self.wanted.load(Ordering::Relaxed);
+        if wanted == Dialect::OpenMetrics as u8 { Dialect::OpenMetrics } else { Dialect::Text }
+    }
+
+    /// The newest scrapes, the target that came first at the front.
+    pub(super) fn entries(&self) -> Vec<Arc<Entry>> {
         let mut targets = self.lock();
         self.drop_expired(&mut targets);
         let mut entries: Vec<_> = targets.by_labels.values().cloned().collect();
@@ -135,14 +185,14 @@ impl Store {
         entries
     }
 
-    fn warn(&self, conflicts: &[&str]) {
+    fn warn(&self, conflicts: &[Arc<str>]) {
         self.metrics.conflicts.set(i64::try_from(conflicts.len()).unwrap_or(i64::MAX));
         let mut targets = self.lock();
         for family in conflicts {
-            if targets.warned.len() < MOST_WARNINGS && targets.warned.insert((*family).to_owned()) {
+            if targets.warned.len() < MOST_WARNINGS && targets.warned.insert(Arc::clone(family)) {
                 tracing::warn!(
-                    family,
-                    "targets disagree on the type of a metric; the first of them is on the page"
+                    %family,
+                    "targets disagree on the type of a metric; the page says nothing of it, and has all its series"
                 );
             }
         }

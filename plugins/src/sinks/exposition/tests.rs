@@ -1,17 +1,23 @@
+mod formats;
+mod virtual_targets;
+
 use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
+use hyper::StatusCode;
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use prometheus_streams_core::metrics::Metrics;
 use prometheus_streams_core::stage::Clock;
 use prometheus_streams_core::testing::{ManualClock, SinkBench, check_sink, context, context_with};
 
+use super::negotiate::{TEXT, negotiate};
+use super::rendering::Dialect;
 use super::*;
-use crate::support::scrape;
 
 struct Bench {
     sink: Exposition,
@@ -44,9 +50,17 @@ impl Bench {
     }
 
     fn page(&self) -> String {
-        let mut page = Vec::new();
-        self.sink.store.write_page(false, &mut page).unwrap();
-        String::from_utf8(page).unwrap()
+        self.page_for("")
+    }
+
+    /// The page for a reader with this `Accept`.
+    fn page_for(&self, accept: &str) -> String {
+        String::from_utf8(self.bytes_for(accept)).unwrap()
+    }
+
+    fn bytes_for(&self, accept: &str) -> Vec<u8> {
+        let accept = [(header::ACCEPT, HeaderValue::from_str(accept).unwrap())].into_iter().collect();
+        self.sink.store.page(negotiate(&accept)).collect::<Vec<_>>().concat()
     }
 
     /// The samples on the page that are not about the scrape itself.
@@ -194,7 +208,10 @@ async fn a_target_that_is_gone_leaves_at_once_and_only_something_newer_brings_it
     bench.sink.send(gone.clone()).await.unwrap();
     assert_eq!((bench.page().as_str(), bench.gauge("exposition_targets")), ("", 0));
     // Also one that was wanted when its sending began.
-    bench.sink.store.put(late.labels.clone(), Entry::new(late.timestamp, &[])).unwrap();
+    let store = &bench.sink.store;
+    let mut wanted = late.clone();
+    wanted.labels = target_labels(&late.labels).unwrap();
+    store.put(Entry::new(wanted, None, Dialect::Text, false, &store.names).0).unwrap();
     assert_eq!(bench.gauge("exposition_targets"), 0);
     bench.sink.send(late).await.unwrap();
     assert_eq!(bench.page(), "");
@@ -248,25 +265,31 @@ async fn one_target_too_many_is_rejected_until_there_is_room() {
 }
 
 #[tokio::test]
-async fn a_conflict_of_types_is_counted_and_the_first_target_decides_for_good() {
+async fn targets_that_disagree_on_a_type_are_counted_and_nothing_is_lost() {
     let bench = Bench::new(config());
     bench.send("a", "# TYPE x gauge\nx 1\n").await.unwrap();
     bench.send("b", "# TYPE x counter\nx 2\n").await.unwrap();
-    bench.send("a", "# TYPE x gauge\nx 3\n").await.unwrap();
-    assert_eq!(bench.samples()[2..], ["x{instance=\"a\",job=\"j\"} 3"]);
+    let [a, b] = ["x{instance=\"a\",job=\"j\"} 1\n", "x{instance=\"b\",job=\"j\"} 2\n"];
+    assert!(bench.page().ends_with(&format!("# TYPE x untyped\n{a}{b}")), "{}", bench.page());
     assert_eq!(bench.gauge("exposition_conflicts"), 1);
     bench.send("b", "# TYPE x gauge\nx 2\n").await.unwrap();
-    assert_eq!(bench.samples().len(), 4);
+    assert!(bench.page().ends_with(&format!("# TYPE x gauge\n{a}{b}")), "{}", bench.page());
     assert_eq!(bench.gauge("exposition_conflicts"), 0);
 }
 
 #[test]
 fn every_mistake_in_the_settings_is_found() {
-    let bad =
-        ExpositionConfig { path: "metrics".into(), expire_after: Span::secs(0), max_targets: 0, ..config() };
+    let bad = ExpositionConfig {
+        path: "metrics".into(),
+        expire_after: Span::secs(0),
+        max_targets: 0,
+        web_config_file: Some(WebConfigFile("/nonexistent/web.yml".into())),
+        external_url: Some("ftp://host".to_owned()),
+        ..config()
+    };
     let error = bad.build(&context("exposition")).err().unwrap();
     let paths: Vec<_> = error.problems().iter().map(|problem| problem.path.as_str()).collect();
-    assert_eq!(paths, ["path", "expire_after", "max_targets"]);
+    assert_eq!(paths, ["path", "expire_after", "max_targets", "web_config_file", "external_url"]);
     let unknown = serde_json::json!({ "port": 1 });
     assert!(serde_json::from_value::<ExpositionConfig>(unknown).is_err());
 }
@@ -295,7 +318,8 @@ async fn the_page_is_served_over_http() {
 
         let prometheus = [("accept", "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.6,*/*;q=0.1")];
         let (_, headers, body) = get(address, "/metrics?x", &prometheus).await;
-        assert_eq!(headers[header::CONTENT_TYPE], TEXT_WITH_QUOTES);
+        let with_quotes = "text/plain; version=1.0.0; charset=utf-8; escaping=allow-utf-8";
+        assert_eq!(headers[header::CONTENT_TYPE], with_quotes);
         assert!(String::from_utf8(body).unwrap().contains("\n{\"y.z\",instance=\"a\",job=\"j\"} 2\n"));
 
         let (_, headers, body) = get(address, "/metrics", &[("accept-encoding", "gzip")]).await;
@@ -345,9 +369,8 @@ impl SinkBench for Laws {
     }
 
     async fn landed(&self, thing: usize) -> Vec<u64> {
-        let mut page = Vec::new();
         let store = self.0.lock().unwrap().clone().unwrap();
-        store.write_page(false, &mut page).unwrap();
+        let page = store.page(negotiate(&HeaderMap::new())).collect::<Vec<_>>().concat();
         let start = format!("x{{thing=\"{thing}\",instance=\"\",job=\"\"}} ");
         let page = String::from_utf8(page).unwrap();
         page.lines().filter_map(|line| line.strip_prefix(&start)?.parse().ok()).collect()

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use flate2::read::GzDecoder;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use prometheus_streams_core::health::HealthBoard;
@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::*;
-use crate::support::server::{Listen, Server};
+use crate::support::server::{Body, Listen, Server};
 
 #[derive(Clone, Debug)]
 struct Request {
@@ -35,7 +35,7 @@ struct FakeGateway {
 
 struct Inner {
     requests: Mutex<Vec<Request>>,
-    answers: Mutex<VecDeque<Response<Full<Bytes>>>>,
+    answers: Mutex<VecDeque<Response<Body>>>,
     /// One permit for each answer that may go out.
     leave: Semaphore,
 }
@@ -71,7 +71,7 @@ impl FakeGateway {
     }
 
     fn then_with(&self, status: u16, words: &str, headers: &[(HeaderName, &str)]) {
-        let mut response = Response::new(Full::new(Bytes::copy_from_slice(words.as_bytes())));
+        let mut response = Response::new(Body::from(Bytes::copy_from_slice(words.as_bytes())));
         *response.status_mut() = StatusCode::from_u16(status).unwrap();
         for (name, value) in headers {
             response.headers_mut().insert(name, HeaderValue::from_str(value).unwrap());
@@ -88,7 +88,7 @@ impl FakeGateway {
     }
 }
 
-async fn handle(inner: Arc<Inner>, request: hyper::Request<hyper::body::Incoming>) -> Response<Full<Bytes>> {
+async fn handle(inner: Arc<Inner>, request: hyper::Request<hyper::body::Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     let line = format!("{} {}", head.method, head.uri);

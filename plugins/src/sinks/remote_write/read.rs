@@ -9,9 +9,7 @@ use prometheus_streams_core::event::Event;
 use super::series::{ExemplarRow, Metadata, Origin, Pair, Part, Point, Row, STALE, Scrape};
 use super::symbols::{AsItIs, Seed, Symbol};
 use crate::exposition::relabel::{self, LabelSet, Rule};
-use crate::exposition::{
-    self, Entry, Exemplar, Family, Format, MetricKind, Mode, ParseError, Parser, Sample,
-};
+use crate::exposition::{self, Entry, Exemplar, Family, MetricKind, Mode, ParseError, Parser, Sample};
 use crate::support::report::{self, Fact, Unreadable};
 use crate::support::scrape;
 
@@ -64,8 +62,7 @@ impl Reading {
     fn body(&self, event: &Event) -> Result<Scrape, Unreadable> {
         let mut reader = Reader::new(self, event);
         reader.reports(event);
-        let format = report::format(event);
-        let parser = Parser::new(format.unwrap_or(Format::Text), Mode::Compat, &event.body);
+        let parser = Parser::new(report::format(event), Mode::Compat, &event.body);
         reader.make_room(event.body.len());
         reader.entries(parser).map_err(|error| report::unreadable(event, error))?;
         reader.finish_reports(event, 1.0);

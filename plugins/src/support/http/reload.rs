@@ -1,7 +1,5 @@
 //! The TLS configuration of a client, made anew when its files have changed.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_streams_core::error::BuildError;
@@ -9,10 +7,8 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
 use super::HttpError;
+use crate::support::stamp::Stamp;
 use crate::support::tls::TlsSettings;
-
-/// What tells one state of a file from another without reading it: where it is, its size and its times.
-type Stamp = (u64, u64, u64, [i64; 4]);
 
 /// TLS settings and what they mean now.
 #[derive(Debug)]
@@ -91,11 +87,6 @@ fn load(settings: &TlsSettings, http2: bool) -> Result<ClientConfig, BuildError>
 }
 
 fn stamps(settings: &TlsSettings) -> [Option<Stamp>; 3] {
-    [&settings.ca_file, &settings.cert_file, &settings.key_file].map(|file| file.as_deref().and_then(stamp))
-}
-
-fn stamp(path: &Path) -> Option<Stamp> {
-    let data = std::fs::metadata(path).ok()?;
-    let times = [data.mtime(), data.mtime_nsec(), data.ctime(), data.ctime_nsec()];
-    Some((data.dev(), data.ino(), data.len(), times))
+    [&settings.ca_file, &settings.cert_file, &settings.key_file]
+        .map(|file| file.as_deref().and_then(Stamp::of))
 }
