@@ -139,13 +139,24 @@ impl Gateway {
         let request = self.exchange(Method::GET, self.base.status.clone(), Bytes::new(), None, MOST_ANSWER);
         let abilities = match timeout(PROBE, request).await {
             Ok(Ok(answer)) if answer.status() == StatusCode::OK => Abilities::read(answer.body()),
-            Ok(Err(error @ (HttpError::Connect(_) | HttpError::Broken(_)))) => {
-                known.abilities = None;
-                known.was_away = true;
+            Ok(Ok(answer)) if answer.status().is_server_error() => {
+                let why =
+                    format!("the push gateway answered {} when it was asked what it is", answer.status());
+                return Err(Refusal::unavailable(why, ""));
+            }
+            // Whatever stands before it does not let us ask.
+            Ok(Ok(_) | Err(HttpError::BodyTooLarge(_))) => None,
+            Ok(Err(error)) => {
+                if matches!(error, HttpError::Connect(_) | HttpError::Broken(_)) {
+                    (known.abilities, known.was_away) = (None, true);
+                }
                 return Err(self.unanswered(&error));
             }
-            // Whatever stands before it may not let us ask; a push will tell more.
-            Ok(Ok(_) | Err(_)) | Err(_) => None,
+            // It is slow, and still what it was.
+            Err(_) => match &known.abilities {
+                Some(abilities) => Some(abilities.clone()),
+                None => return Err(Refusal::unavailable("the push gateway does not say what it is", "")),
+            },
         };
         let is_new = known.abilities.is_none();
         let abilities = abilities.unwrap_or_default();

@@ -28,7 +28,7 @@ pub(super) struct PushMetrics {
     pub(super) duplicates: IntCounter,
     pub(super) unnameable: IntCounter,
     pub(super) conflicting: IntCounter,
-    quarantined: IntCounter,
+    pub(super) refused: IntCounter,
 }
 
 impl PushMetrics {
@@ -45,7 +45,7 @@ impl PushMetrics {
             "push_gateway_samples_left_out_total",
             "Samples left out: duplicates of a series (duplicate), names that a gateway cannot hold (name), families \
              that do not go with others of ours or of the gateway (conflict), and families that the gateway has \
-             refused in their group (refused; counted in every push).",
+             refused in their group (refused).",
             &["pipeline", "sink", "reason"],
         );
         let left_out = |reason| left_out.with_label_values(&[values[0], values[1], reason]);
@@ -80,7 +80,7 @@ impl PushMetrics {
             duplicates: left_out("duplicate"),
             unnameable: left_out("name"),
             conflicting: left_out("conflict"),
-            quarantined: left_out("refused"),
+            refused: left_out("refused"),
         }
     }
 
@@ -88,7 +88,6 @@ impl PushMetrics {
     pub(super) fn confirmed(&self, body: &Body) {
         self.samples.inc_by(body.samples as u64);
         self.bytes.inc_by(body.bytes.len() as u64);
-        self.quarantined.inc_by(body.left_out as u64);
     }
 
     /// A scrape of `job` was not taken.

@@ -258,8 +258,8 @@ impl PushGateway {
         let (content, readable) = if scrape::is_tombstone(event) {
             (Content::Nothing, Ok(()))
         } else {
-            let before = group.page(&member);
-            let page = pusher.press.page(event, &key, before.as_deref(), &pusher.metrics);
+            let (before, refused) = (group.page(&member), group.quarantined());
+            let page = pusher.press.page(event, &key, before.as_deref(), &refused, &pusher.metrics);
             let (page, readable) = page.map_err(SendError::transient)?;
             (Content::Page(Arc::new(page)), readable)
         };

@@ -46,17 +46,17 @@ pub(super) struct Press {
 pub(super) struct Body {
     pub(super) bytes: Bytes,
     pub(super) samples: usize,
-    /// Samples that were to be left out.
-    pub(super) left_out: usize,
 }
 
 impl Press {
-    /// The page of an event, which takes the place of `before`, and whether its body could be read.
+    /// The page of an event for its group, where it takes the place of `before`, without the families that the
+    /// gateway has refused there; and whether its body could be read.
     pub(super) fn page(
         &self,
         event: &Event,
         key: &GroupingKey<'_>,
         before: Option<&Page>,
+        refused: &[Box<str>],
         metrics: &PushMetrics,
     ) -> io::Result<(Page, Result<(), Unreadable>)> {
         let (mut families, readable) = report::families(event);
@@ -64,7 +64,15 @@ impl Press {
         let normalized = exposition::normalize(families);
         metrics.duplicates.inc_by(normalized.duplicates as u64);
         metrics.unnameable.inc_by(normalized.dropped as u64);
-        Ok((self.print(normalized.families, before)?, readable))
+        let mut families = normalized.families;
+        families.retain(|family| {
+            let is_refused = refused.iter().any(|name| **name == *family.name);
+            if is_refused {
+                metrics.refused.inc_by(family.samples.len() as u64);
+            }
+            !is_refused
+        });
+        Ok((self.print(families, before)?, readable))
     }
 
     /// The page of families that are in the form which a gateway takes.
@@ -112,10 +120,7 @@ pub(super) fn assemble(pages: &[Arc<Page>], is_out: impl Fn(&str) -> bool, wire:
         let parsed = exposition::parse(Format::Text, Mode::Compat, text);
         families.extend(parsed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?);
     }
-    let count = |families: &[Family<'_>]| families.iter().map(|family| family.samples.len()).sum::<usize>();
-    let all = count(&families);
     families.retain(|family| !is_out(&family.name));
-    let left_out = all - count(&families);
     let families = exposition::normalize(families).families;
     let mut body = Vec::with_capacity(texts.iter().map(Vec::len).sum());
     if wire.is_protobuf {
@@ -124,7 +129,8 @@ pub(super) fn assemble(pages: &[Arc<Page>], is_out: impl Fn(&str) -> bool, wire:
         exposition::encode(&families, &mut body);
     }
     let bytes = if wire.is_gzip { gzip(&body)? } else { body };
-    Ok(Body { bytes: bytes.into(), samples: count(&families), left_out })
+    let samples = families.iter().map(|family| family.samples.len()).sum();
+    Ok(Body { bytes: bytes.into(), samples })
 }
 
 fn gzip(body: &[u8]) -> io::Result<Vec<u8>> {
@@ -175,7 +181,7 @@ mod tests {
         let grouping: Vec<_> = grouping.iter().map(|&name| name.to_owned()).collect();
         let key = GroupingKey::new(&event.labels, Some(&grouping)).unwrap();
         let metrics = PushMetrics::new(&context("push_gateway"));
-        let (page, readable) = press.page(&event, &key, None, &metrics).unwrap();
+        let (page, readable) = press.page(&event, &key, None, &[], &metrics).unwrap();
         readable.unwrap();
         Arc::new(page)
     }
@@ -240,7 +246,6 @@ mod tests {
         ];
         let body = assemble(&pages, |name| name == "y", TEXT).unwrap();
         assert_eq!(lines(&body), ["x{instance=\"a\"} 1", "x{instance=\"b\"} 2", "z{instance=\"b\"} 1"]);
-        assert_eq!(body.left_out, 1);
         let text = std::str::from_utf8(&body.bytes).unwrap();
         assert_eq!(text.matches("# TYPE up gauge").count(), 1);
         assert_eq!(text.matches("# TYPE x gauge").count(), 1);

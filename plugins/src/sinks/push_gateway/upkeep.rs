@@ -14,7 +14,7 @@ use super::groups::Group;
 use super::push::Pusher;
 
 /// How often the gateway is asked whether it is still the one that it was.
-const EVERY: Duration = Duration::from_secs(5);
+const EVERY: Duration = Duration::from_secs(2);
 /// How often, when it was away a moment ago; and the shortest pause in any case.
 const SOON: Duration = Duration::from_millis(500);
 /// Groups that are pushed at once.
