@@ -2,6 +2,7 @@
 
 mod cuts;
 mod life;
+mod overload;
 mod shared;
 mod traps;
 

@@ -16,6 +16,8 @@ use super::push::Push;
 /// How far a scrape may lie ahead of our clock and still hold others back. Beyond it, it came from a clock
 /// that was wrong, and holding to it would silence its target until the world has caught up.
 const MOST_SKEW: Duration = Duration::from_secs(60);
+/// Times that differ by less may be one that was rounded.
+const ROUNDING: Duration = Duration::from_millis(1);
 /// What a member takes beside its page, in bytes, about.
 const MEMBER: usize = 512;
 /// How long a family is left out of a group after the gateway refused it there.
@@ -125,7 +127,6 @@ pub(super) struct News {
 pub(super) struct Recalled {
     pub(super) content: Content,
     pub(super) timestamp: SystemTime,
-    pub(super) age: Duration,
     pub(super) elsewhere: Option<Box<str>>,
 }
 
@@ -267,18 +268,18 @@ impl Group {
         next
     }
 
-    /// Notes what the gateway holds of a member from before our time.
+    /// Notes what the gateway holds of a member from before our time. It has as long as any other to be heard of
+    /// from now on: when it was scraped was told by another clock.
     pub(super) fn recall(&self, member: Labels, recalled: Recalled, charge: Charge) {
         let mut state = self.lock();
         let version = state.version;
-        let now = Instant::now();
         let elsewhere = recalled.elsewhere;
         state.members.entry(member).or_insert(Member {
             content: recalled.content,
             timestamp: recalled.timestamp,
             version,
             confirmed: Some(recalled.timestamp),
-            heard: now.checked_sub(recalled.age).unwrap_or(now),
+            heard: Instant::now(),
             is_fed: false,
             elsewhere,
             _charge: charge,
@@ -436,10 +437,12 @@ impl Group {
         silent.map(|(labels, member)| (labels.clone(), member.is_fed)).collect()
     }
 
-    /// Somebody else has fed a member. True if that is news to us.
+    /// The gateway holds a scrape of that time of a member. True if that is news to us: somebody else feeds it.
     pub(super) fn hear(&self, member: &Labels, timestamp: SystemTime) -> bool {
         let mut state = self.lock();
-        let Some(known) = state.members.get_mut(member).filter(|known| known.timestamp < timestamp) else {
+        // A page shows times as floats.
+        let is_news = |known: &&mut Member| timestamp > known.timestamp + ROUNDING;
+        let Some(known) = state.members.get_mut(member).filter(is_news) else {
             return false;
         };
         (known.timestamp, known.confirmed) = (timestamp, Some(timestamp));

@@ -75,7 +75,6 @@ impl Pusher {
 
     async fn read_back(&self, page: Bytes) -> Result<(), String> {
         let holdings = self.read(&page).await?;
-        let now = self.now();
         let mut here = Vec::new();
         for target in &holdings.targets {
             // What has no key here is a group of somebody else.
@@ -94,7 +93,6 @@ impl Pusher {
             let recalled = Recalled {
                 content: pages.remove(&labels).unwrap_or(Content::Unknown),
                 timestamp: time,
-                age: now.duration_since(time).unwrap_or_default(),
                 elsewhere,
             };
             let charge = self.groups.charge(&member);

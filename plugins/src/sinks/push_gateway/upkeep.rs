@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -98,7 +98,7 @@ impl Pusher {
         }
     }
 
-    /// The targets of which the gateway holds something new.
+    /// The targets of which the gateway holds a scrape.
     async fn alive(&self) -> Option<Alive> {
         let page = self.gateway.page().await.ok()?;
         let holdings = self.read(&page).await.ok()?;
@@ -108,8 +108,8 @@ impl Pusher {
             let age = self.now().duration_since(target.time).unwrap_or_default();
             if age <= self.expire_after {
                 alive.paths.extend(target.path);
-                alive.times.entry(key.path).or_default().insert(self.by.member(&target.labels), target.time);
             }
+            alive.times.entry(key.path).or_default().insert(self.by.member(&target.labels), target.time);
         }
         Some(alive)
     }
@@ -118,8 +118,8 @@ impl Pusher {
 #[derive(Default)]
 struct Alive {
     /// By the path of their group, as we name it.
-    times: HashMap<String, HashMap<Labels, std::time::SystemTime>>,
-    /// The paths of the groups that they are in.
+    times: HashMap<String, HashMap<Labels, SystemTime>>,
+    /// The paths of the groups that hold something that is not old.
     paths: HashSet<String>,
 }
 
