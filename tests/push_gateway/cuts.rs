@@ -46,9 +46,8 @@ async fn cut_everywhere(settings: Value) -> (usize, usize) {
         assert!(error.is_transient(), "cut at {length}: {error}");
         if held(&gateway).await != whole {
             halves += 1;
+            // Without the time of a scrape nothing holds the first one back.
             gateway.put("job/j/instance/i", "").await;
-            proxy.heal();
-            // The sink does not know, so a newer one must bring the group back.
             let fresh = config_of(&gateway).build(&context("push_gateway")).unwrap();
             fresh.send(scrape(1)).await.unwrap();
         }

@@ -14,6 +14,7 @@ use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use prometheus_streams_plugins::exposition::{self, Format, Mode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -197,12 +198,13 @@ async fn cut(
 
 fn probe_seq(headers: &hyper::HeaderMap, body: &Bytes) -> Option<u64> {
     let gzip = headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding == "gzip");
-    let mut text = String::new();
+    let mut bytes = body.to_vec();
     if gzip {
-        flate2::read::GzDecoder::new(&body[..]).read_to_string(&mut text).ok()?;
-    } else {
-        text = String::from_utf8(body.to_vec()).ok()?;
+        bytes.clear();
+        flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut bytes).ok()?;
     }
-    let sample = text.lines().find(|line| line.starts_with("probe_seq"))?;
-    sample.rsplit_once(' ')?.1.parse::<f64>().ok().map(|value| value as u64)
+    let format = Format::from_content_type(headers.get(header::CONTENT_TYPE)?.to_str().ok()?)?;
+    let families = exposition::parse(format, Mode::Compat, &bytes).ok()?;
+    let mut samples = families.iter().flat_map(|family| &family.samples);
+    Some(samples.find(|sample| sample.name == "probe_seq")?.value as u64)
 }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::*;
-use crate::error::BoxError;
+use crate::error::{BoxError, SendError};
 use crate::event::Event;
 use crate::stage::{ExtensionConfig, SinkConfig, SourceConfig, SystemClock};
 use crate::testing::{MemorySink, MemorySource};

@@ -139,24 +139,14 @@ impl Gateway {
         let request = self.exchange(Method::GET, self.base.status.clone(), Bytes::new(), None, MOST_ANSWER);
         let abilities = match timeout(PROBE, request).await {
             Ok(Ok(answer)) if answer.status() == StatusCode::OK => Abilities::read(answer.body()),
-            Ok(Ok(answer)) if answer.status().is_server_error() => {
-                let why =
-                    format!("the push gateway answered {} when it was asked what it is", answer.status());
-                return Err(Refusal::unavailable(why, ""));
-            }
-            // Whatever stands before it does not let us ask.
-            Ok(Ok(_) | Err(HttpError::BodyTooLarge(_))) => None,
-            Ok(Err(error)) => {
+            Ok(Err(error)) if !matches!(error, HttpError::BodyTooLarge(_) | HttpError::TimedOut(_)) => {
                 if matches!(error, HttpError::Connect(_) | HttpError::Broken(_)) {
                     (known.abilities, known.was_away) = (None, true);
                 }
                 return Err(self.unanswered(&error));
             }
-            // It is slow, and still what it was.
-            Err(_) => match &known.abilities {
-                Some(abilities) => Some(abilities.clone()),
-                None => return Err(Refusal::unavailable("the push gateway does not say what it is", "")),
-            },
+            // It is slow, or whatever stands before it does not let us ask. Once it answers we know more.
+            Ok(_) | Err(_) => known.abilities.clone(),
         };
         let is_new = known.abilities.is_none();
         let abilities = abilities.unwrap_or_default();

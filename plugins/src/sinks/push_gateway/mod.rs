@@ -82,7 +82,7 @@ use self::groups::{Content, Groups, News};
 use self::memory::Memory;
 use self::metrics::PushMetrics;
 use self::page::Press;
-use self::push::{By, MOST_PUSHES, Pusher};
+use self::push::{By, MOST_PUSHES, NOT_IN_TIME, Pusher};
 use crate::support::http::{Auth, BasicAuth, HttpClient};
 use crate::support::scrape;
 use crate::support::tls::TlsSettings;
@@ -303,7 +303,7 @@ impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         if !self.has_ended {
             self.sink.metrics.failed(self.job);
-            self.sink.health.degraded("the push gateway does not answer in time");
+            self.sink.health.degraded(NOT_IN_TIME);
         }
     }
 }

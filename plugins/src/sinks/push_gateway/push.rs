@@ -9,7 +9,7 @@ use prometheus_streams_core::health::Health;
 use prometheus_streams_core::stage::Clock;
 use tokio::sync::{OnceCell, Semaphore, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::answer::Refusal;
@@ -31,6 +31,13 @@ const LONGEST_GATHERING: Duration = Duration::from_secs(3);
 /// Groups of several targets that are pushed at once. A gateway applies one push at a time; with a second one
 /// it is kept busy across the way there and back.
 pub(super) const MOST_PUSHES: usize = 2;
+
+/// The end of a push that nobody may give up, because there is always somebody new who waits for it, or that
+/// nobody waits for.
+pub(super) const LONGEST_PUSH: Duration = Duration::from_secs(30);
+
+/// What is said of a gateway that hangs.
+pub(super) const NOT_IN_TIME: &str = "the push gateway does not answer in time";
 
 /// Lands groups in a gateway.
 #[derive(Debug)]
@@ -147,6 +154,10 @@ impl Pusher {
             let snapshot = group.begin(turn, self.gateway.epoch());
             let started = Instant::now();
             let made = match wire {
+                Ok(wire) if self.groups.coalesces => {
+                    let made = timeout(LONGEST_PUSH, self.make(group, &snapshot, wire)).await;
+                    made.unwrap_or_else(|_| Err(Refusal::unavailable(NOT_IN_TIME, "")))
+                }
                 Ok(wire) => self.make(group, &snapshot, wire).await,
                 Err(refusal) => Err(refusal),
             };

@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 use futures_util::StreamExt;
 use futures_util::stream;
 use prometheus_streams_core::event::Labels;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::groups::Group;
-use super::push::Pusher;
+use super::push::{LONGEST_PUSH, Pusher};
 
 /// How often the gateway is asked whether it is still the one that it was.
 const EVERY: Duration = Duration::from_secs(2);
@@ -60,7 +60,7 @@ impl Pusher {
         stream::iter(due)
             .for_each_concurrent(AT_ONCE, |group| async move {
                 // Whoever sent a scrape hears of it; what nobody waits for is due again.
-                if self.land(&group, 0).await.is_ok() {
+                if matches!(timeout(LONGEST_PUSH, self.land(&group, 0)).await, Ok(Ok(()))) {
                     self.metrics.upkeep.inc();
                 }
             })
@@ -100,7 +100,7 @@ impl Pusher {
 
     /// The targets of which the gateway holds a scrape.
     async fn alive(&self) -> Option<Alive> {
-        let page = self.gateway.page().await.ok()?;
+        let page = timeout(LONGEST_PUSH, self.gateway.page()).await.ok()?.ok()?;
         let holdings = self.read(&page).await.ok()?;
         let mut alive = Alive::default();
         for target in holdings.targets {
