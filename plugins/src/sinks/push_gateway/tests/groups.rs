@@ -162,7 +162,7 @@ fn what_is_silent_goes_and_is_forgotten_later() {
     assert_eq!(bench.group.silent(Duration::ZERO), [(member.clone(), false)]);
     assert!(!bench.group.hear(&member, at(1)) && bench.group.hear(&member, at(2)));
 
-    bench.group.expire(&[member.clone()]);
+    bench.group.expire(std::slice::from_ref(&member));
     assert!(bench.group.is_due(0));
     bench.group.forget_gone(Duration::ZERO);
     assert!(bench.group.has(&member), "the gateway does not know yet");
