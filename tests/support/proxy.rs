@@ -159,7 +159,10 @@ async fn pass_on(request: Request<Incoming>, state: &State) -> Result<Response<F
     let (head, body) = response.map_err(|_| "the gateway is away")?.into_parts();
     let body = body.collect().await.map_err(|_| "the gateway hung up")?.to_bytes();
     let push = Push { at: Instant::now(), method, group, seq, status: head.status.as_u16(), headers };
-    state.pushes.lock().unwrap_or_else(PoisonError::into_inner).push(push);
+    // What only asks is no push.
+    if push.method != Method::GET {
+        state.pushes.lock().unwrap_or_else(PoisonError::into_inner).push(push);
+    }
     Ok(Response::from_parts(head, Full::new(body)))
 }
 
