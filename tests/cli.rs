@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::json;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::support::agent::{Agent, PROGRAM, run};
 use super::support::configs;
@@ -170,7 +170,7 @@ async fn the_second_signal_ends_the_program_at_once() {
             }],
         } },
     }));
-    // The sink asks what the gateway holds before it pushes; that is not answered either.
+    // The sink asks what the gateway is and holds before it pushes.
     let push = loop {
         let accepted = tokio::time::timeout(secs(30), gateway.accept()).await.unwrap();
         let (mut connection, mut method) = (accepted.unwrap().0, [0; 3]);
@@ -178,6 +178,10 @@ async fn the_second_signal_ends_the_program_at_once() {
         if &method == b"PUT" {
             break connection;
         }
+        let mut rest = [0; 4096];
+        let _ = connection.read(&mut rest).await.unwrap();
+        let answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        connection.write_all(answer).await.unwrap();
     };
     agent.signal("HUP");
     let hangup = |line: &serde_json::Value| line["message"].as_str()?.starts_with("SIGHUP").then_some(());

@@ -153,7 +153,7 @@ async fn a_gateway_that_is_slow_for_one_group_holds_up_no_other() {
 async fn a_gateway_that_hangs_up_instead_of_answering_is_asked_again() {
     let mut site = Site::start().await;
     site.fresh(&["a", "b"]).await;
-    site.proxy.set("", Fault::LoseTheAnswer);
+    site.proxy.set("/metrics/job", Fault::LoseTheAnswer);
     let before = site.proxy.count();
     wait_until("answers to be lost", secs(10), async || site.proxy.count() >= before + 4).await;
     assert!(consumer_info(&site.nats).await.num_ack_pending > 0, "acknowledged without an answer");

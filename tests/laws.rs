@@ -33,13 +33,15 @@ fn scrape(began: SystemTime, thing: usize, number: u64) -> Event {
 /// A Push Gateway; what takes it away is SIGSTOP, as it forgets what it has when it ends.
 struct Gateway {
     server: PushGateway,
+    group_by: Option<&'static [&'static str]>,
     began: SystemTime,
 }
 
 #[async_trait]
 impl SinkBench for Gateway {
     fn sink(&self) -> Box<dyn Sink> {
-        let config: PushGatewayConfig = serde_json::from_value(json!({ "url": self.server.url() })).unwrap();
+        let settings = json!({ "url": self.server.url(), "group_by": self.group_by });
+        let config: PushGatewayConfig = serde_json::from_value(settings).unwrap();
         config.build(&context("push_gateway")).unwrap()
     }
 
@@ -72,5 +74,11 @@ impl SinkBench for Gateway {
 #[tokio::test]
 async fn push_gateway_keeps_the_laws_of_a_sink() {
     let server = PushGateway::start().await;
-    check_sink(&Gateway { server, began: SystemTime::now() }).await;
+    check_sink(&Gateway { server, group_by: None, began: SystemTime::now() }).await;
+}
+
+#[tokio::test]
+async fn push_gateway_keeps_the_laws_of_a_sink_with_several_targets_in_a_group() {
+    let server = PushGateway::start().await;
+    check_sink(&Gateway { server, group_by: Some(&["publisher"]), began: SystemTime::now() }).await;
 }

@@ -61,6 +61,12 @@ pub trait Sink: Send + Sync {
         Backlog::Any
     }
 
+    /// How many events are in flight at once unless `delivery.max_in_flight` says otherwise, where that follows
+    /// from the settings of the sink; else it is [`SinkConfig::MAX_IN_FLIGHT`].
+    fn max_in_flight(&self) -> Option<usize> {
+        None
+    }
+
     /// What the sink does beside its sends: serve a port, expire entries, keep a connection. Runs
     /// from the start of the pipeline until `shutdown`, which comes after the last send has been answered.
     ///

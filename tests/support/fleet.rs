@@ -73,6 +73,8 @@ impl Fleet {
 struct State {
     times: Mutex<BTreeMap<String, Vec<u64>>>,
     good: String,
+    /// Ten times as much.
+    large: String,
     labels: String,
     bomb: Vec<u8>,
 }
@@ -80,7 +82,13 @@ struct State {
 /// Serves until it is killed.
 pub async fn serve(port: &str) {
     let listener = TcpListener::bind(format!("0.0.0.0:{port}")).await.expect("bind the fleet");
-    let state = Arc::new(State { good: good(), labels: labels(), bomb: bomb(), ..State::default() });
+    let state = Arc::new(State {
+        good: good(SAMPLES),
+        large: good(10 * SAMPLES),
+        labels: labels(),
+        bomb: bomb(),
+        ..State::default()
+    });
     loop {
         let Ok((socket, _)) = listener.accept().await else { continue };
         let state = Arc::clone(&state);
@@ -117,6 +125,7 @@ async fn answer_all(mut socket: TcpStream, state: &State) -> io::Result<()> {
                 page("text/plain", "")
             }
             _ if kind == "good" => state.good.clone(),
+            _ if kind == "large" => state.large.clone(),
             _ => return misbehave(kind, &path, socket, state).await,
         };
         socket.write_all(answer.as_bytes()).await?;
@@ -194,8 +203,8 @@ fn page(content_type: &str, body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
-fn good() -> String {
-    let families = (0..SAMPLES / 20).map(|family| {
+fn good(samples: usize) -> String {
+    let families = (0..samples / 20).map(|family| {
         let name = format!("demo_requests_{family}_total");
         let samples = (0..20).map(|n| format!("{name}{{handler=\"/api/v1/{n}\",code=\"200\"}} {}\n", 1000 * n + 7));
         let samples: String = samples.collect();

@@ -61,6 +61,12 @@ impl PushGateway {
         Self::with(Ready::Http("/-/ready"), &[]).await
     }
 
+    /// A gateway with more on its command line.
+    pub async fn start_with(arguments: &[&str]) -> Self {
+        let arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        Self::with(Ready::Http("/-/ready"), &arguments).await
+    }
+
     /// A gateway that asks for client certificates.
     pub async fn start_tls(certs: &Certs) -> Self {
         let file = certs.cert("server").with_file_name("pushgateway.yml");

@@ -14,7 +14,9 @@ use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use prometheus_streams_plugins::exposition::{self, Format, Mode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 /// How the proxy treats requests whose path has a given part.
@@ -26,6 +28,9 @@ pub enum Fault {
     Answer(u16, &'static str),
     /// It passes them on and hangs up instead of answering.
     LoseTheAnswer,
+    /// It passes on the head, which announces the whole, and so many bytes of the body, and hangs up on both sides
+    /// when the far side has answered that.
+    Cut(usize),
 }
 
 /// One push that the gateway answered.
@@ -132,6 +137,7 @@ async fn answer(
             *response.status_mut() = StatusCode::from_u16(*status).expect("a status");
             return Ok(response);
         }
+        Some(Fault::Cut(length)) => return cut(request, *length, &state).await,
         Some(Fault::LoseTheAnswer) | None => {}
     }
     let response = pass_on(request, &state).await?;
@@ -153,18 +159,55 @@ async fn pass_on(request: Request<Incoming>, state: &State) -> Result<Response<F
     let (head, body) = response.map_err(|_| "the gateway is away")?.into_parts();
     let body = body.collect().await.map_err(|_| "the gateway hung up")?.to_bytes();
     let push = Push { at: Instant::now(), method, group, seq, status: head.status.as_u16(), headers };
-    state.pushes.lock().unwrap_or_else(PoisonError::into_inner).push(push);
+    // What only asks is no push.
+    if push.method != Method::GET {
+        state.pushes.lock().unwrap_or_else(PoisonError::into_inner).push(push);
+    }
     Ok(Response::from_parts(head, Full::new(body)))
+}
+
+async fn cut(
+    request: Request<Incoming>,
+    length: usize,
+    state: &State,
+) -> Result<Response<Full<Bytes>>, &'static str> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map_err(|_| "the client hung up")?.to_bytes();
+    let address = state.upstream.trim_start_matches("http://");
+    let mut upstream = TcpStream::connect(address).await.map_err(|_| "the gateway is away")?;
+    let mut message = format!("{} {} HTTP/1.1\r\n", head.method, head.uri).into_bytes();
+    for (name, value) in &head.headers {
+        message.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    message.extend_from_slice(b"\r\n");
+    message.extend_from_slice(&body[..length.min(body.len())]);
+    upstream.write_all(&message).await.map_err(|_| "the gateway hung up")?;
+    upstream.shutdown().await.map_err(|_| "the gateway hung up")?;
+    let mut answer = Vec::new();
+    // However it ends, the gateway is done with it.
+    let _ = upstream.read_to_end(&mut answer).await;
+    let status = String::from_utf8_lossy(&answer).split(' ').nth(1).and_then(|status| status.parse().ok());
+    let push = Push {
+        at: Instant::now(),
+        method: head.method,
+        group: head.uri.path().to_owned(),
+        seq: None,
+        status: status.unwrap_or_default(),
+        headers: head.headers,
+    };
+    state.pushes.lock().unwrap_or_else(PoisonError::into_inner).push(push);
+    Err("told to cut it")
 }
 
 fn probe_seq(headers: &hyper::HeaderMap, body: &Bytes) -> Option<u64> {
     let gzip = headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding == "gzip");
-    let mut text = String::new();
+    let mut bytes = body.to_vec();
     if gzip {
-        flate2::read::GzDecoder::new(&body[..]).read_to_string(&mut text).ok()?;
-    } else {
-        text = String::from_utf8(body.to_vec()).ok()?;
+        bytes.clear();
+        flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut bytes).ok()?;
     }
-    let sample = text.lines().find(|line| line.starts_with("probe_seq"))?;
-    sample.rsplit_once(' ')?.1.parse::<f64>().ok().map(|value| value as u64)
+    let format = Format::from_content_type(headers.get(header::CONTENT_TYPE)?.to_str().ok()?)?;
+    let families = exposition::parse(format, Mode::Compat, &bytes).ok()?;
+    let mut samples = families.iter().flat_map(|family| &family.samples);
+    Some(samples.find(|sample| sample.name == "probe_seq")?.value as u64)
 }

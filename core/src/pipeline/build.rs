@@ -177,7 +177,7 @@ impl Builder {
         let built: Result<Box<dyn Sink>, _> = build(settings, &stage.context);
         let (name, sink, delivery) = stage.finish(built)?;
         let mut delivery = delivery.unwrap_or_default();
-        delivery.max_in_flight.get_or_insert(max_in_flight);
+        delivery.max_in_flight.get_or_insert(sink.max_in_flight().unwrap_or(max_in_flight));
         delivery.timeout.get_or_insert(Span(timeout));
         delivery.newest_only.get_or_insert(newest_only);
         if sink.backlog() != Backlog::Any {

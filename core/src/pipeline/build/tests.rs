@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::*;
-use crate::error::BoxError;
+use crate::error::{BoxError, SendError};
 use crate::event::Event;
 use crate::stage::{ExtensionConfig, SinkConfig, SourceConfig, SystemClock};
 use crate::testing::{MemorySink, MemorySource};
@@ -147,6 +147,49 @@ impl SinkConfig for Twin {
 
 crate::register!(source: Twin);
 crate::register!(sink: Twin);
+
+/// A sink whose settings say how many events it wants in flight.
+#[derive(Deserialize, JsonSchema)]
+struct Roomy {
+    wants: Option<usize>,
+}
+
+impl SinkConfig for Roomy {
+    const TYPE: &'static str = "test_roomy";
+    const MAX_IN_FLIGHT: usize = 3;
+
+    fn build(self, _: &StageContext) -> Result<Box<dyn Sink>, BuildError> {
+        Ok(Box::new(self))
+    }
+}
+
+#[async_trait]
+impl Sink for Roomy {
+    async fn send(&self, _: Event) -> Result<(), SendError> {
+        Ok(())
+    }
+
+    fn max_in_flight(&self) -> Option<usize> {
+        self.wants
+    }
+}
+
+crate::register!(sink: Roomy);
+
+#[test]
+fn the_user_says_how_many_are_in_flight_or_else_the_sink_or_else_its_type() {
+    for (settings, expected) in [
+        ("wants: 5, delivery: { max_in_flight: 7 }", 7),
+        ("wants: 5, delivery: { timeout: 1s }", 5),
+        ("wants: 5", 5),
+        ("wants: null", 3),
+    ] {
+        let agent = build(&format!(
+            "pipelines: {{ p: {{ source: {{ type: test_countdown, from: 1 }}, sinks: [{{ type: test_roomy, {settings} }}] }} }}"
+        ));
+        assert_eq!(agent.unwrap().pipelines[0].sinks[0].delivery.max_in_flight, Some(expected), "{settings}");
+    }
+}
 
 #[test]
 fn the_health_of_a_source_does_not_hide_that_of_a_sink_of_its_name() {

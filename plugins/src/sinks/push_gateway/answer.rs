@@ -1,5 +1,6 @@
 //! What the answers of a gateway, and of whatever stands in front of it, mean for the event.
 
+use std::fmt;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -23,7 +24,7 @@ pub(super) struct Answer<'a> {
 }
 
 /// Why a push was not taken.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// It was not sent at all.
     Unreachable(String),
@@ -47,9 +48,25 @@ impl Refusal {
         matches!(self, Self::Unavailable { .. })
     }
 
+    /// Whether the data was judged, and a second try cannot help.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self, Self::Bad(_) | Self::Inconsistent(_))
+    }
+
     /// Trouble with the gateway that says nothing of the event.
     pub(super) fn unavailable(why: impl Into<String>, words: impl Into<String>) -> Self {
         Self::Unavailable { why: why.into(), words: words.into(), retry_after: None }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(why)
+            | Self::Unavailable { why, .. }
+            | Self::Bad(why)
+            | Self::Inconsistent(why) => f.write_str(why),
+        }
     }
 }
 

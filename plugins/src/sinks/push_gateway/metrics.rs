@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 use prometheus_streams_core::stage::StageContext;
 
-use crate::exposition::Canonical;
+use super::page::Body;
 
 /// Jobs that are told apart; the errors of others count under an empty name. Jobs come with the events,
 /// and whoever can publish those must not be able to fill our memory.
@@ -19,10 +19,16 @@ pub(super) struct PushMetrics {
     pub(super) time: Histogram,
     pub(super) superseded: IntCounter,
     pub(super) groups: IntGauge,
+    pub(super) memory: IntGauge,
+    pub(super) expired: IntCounter,
+    pub(super) upkeep: IntCounter,
+    pub(super) restarts: IntCounter,
     samples: IntCounter,
     bytes: IntCounter,
-    duplicates: IntCounter,
-    unnameable: IntCounter,
+    pub(super) duplicates: IntCounter,
+    pub(super) unnameable: IntCounter,
+    pub(super) conflicting: IntCounter,
+    pub(super) refused: IntCounter,
 }
 
 impl PushMetrics {
@@ -32,9 +38,14 @@ impl PushMetrics {
         let counter = |name: &str, help: &str| {
             cx.metrics.counters(&format!("push_gateway_{name}"), help, names).with_label_values(values)
         };
+        let gauge = |name: &str, help: &str| {
+            cx.metrics.gauges(&format!("push_gateway_{name}"), help, names).with_label_values(values)
+        };
         let left_out = cx.metrics.counters(
             "push_gateway_samples_left_out_total",
-            "Samples left out of pushes: duplicates of a series, and names that a gateway cannot hold.",
+            "Samples left out: duplicates of a series (duplicate), names that a gateway cannot hold (name), families \
+             that do not go with others of ours or of the gateway (conflict), and families that the gateway has \
+             refused in their group (refused).",
             &["pipeline", "sink", "reason"],
         );
         let left_out = |reason| left_out.with_label_values(&[values[0], values[1], reason]);
@@ -53,23 +64,30 @@ impl PushMetrics {
                 "superseded_total",
                 "Scrapes not pushed because the gateway has confirmed them, or a newer one of their group.",
             ),
-            groups: cx
-                .metrics
-                .gauges("push_gateway_groups", "Groups whose newest scrape is remembered.", names)
-                .with_label_values(values),
+            groups: gauge("groups", "Groups whose newest scrapes are remembered."),
+            memory: gauge("memory_bytes", "Bytes in which the newest scrapes of all groups are remembered."),
+            expired: counter(
+                "expired_total",
+                "Targets taken out of their group because nothing was heard of them.",
+            ),
+            upkeep: counter(
+                "upkeep_pushes_total",
+                "Pushes that no event asked for: of groups that a restarted gateway has lost, and of expired ones.",
+            ),
+            restarts: counter("restarts_total", "Restarts of the push gateway that were noticed."),
             samples: counter("samples_total", "Samples that the gateway has confirmed."),
             bytes: counter("bytes_total", "Bytes of confirmed pushes, as they were sent."),
             duplicates: left_out("duplicate"),
             unnameable: left_out("name"),
+            conflicting: left_out("conflict"),
+            refused: left_out("refused"),
         }
     }
 
-    /// The gateway has confirmed `page`, sent in `bytes` bytes.
-    pub(super) fn confirmed(&self, page: &Canonical, bytes: usize) {
-        self.samples.inc_by(page.samples as u64);
-        self.bytes.inc_by(bytes as u64);
-        self.duplicates.inc_by(page.duplicates as u64);
-        self.unnameable.inc_by(page.dropped as u64);
+    /// The gateway has confirmed a push.
+    pub(super) fn confirmed(&self, body: &Body) {
+        self.samples.inc_by(body.samples as u64);
+        self.bytes.inc_by(body.bytes.len() as u64);
     }
 
     /// A scrape of `job` was not taken.

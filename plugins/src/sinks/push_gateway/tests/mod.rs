@@ -19,6 +19,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::*;
 use crate::support::server::{Body, Listen, Server};
 
+mod shared;
+
 #[derive(Clone, Debug)]
 struct Request {
     line: String,
@@ -26,7 +28,8 @@ struct Request {
     body: Bytes,
 }
 
-/// A gateway that remembers what it was asked, and answers from a list; 200 when that is at its end.
+/// A gateway that remembers what it was asked, and answers from a list; 200 when that is at its end. When it
+/// is asked what it is, and for the first time what it holds, it answers at once and notes nothing.
 struct FakeGateway {
     address: String,
     inner: Arc<Inner>,
@@ -38,6 +41,9 @@ struct Inner {
     answers: Mutex<VecDeque<Response<Body>>>,
     /// One permit for each answer that may go out.
     leave: Semaphore,
+    status: Mutex<Option<String>>,
+    /// What it holds before it is pushed anything.
+    held: Mutex<Option<&'static str>>,
 }
 
 impl FakeGateway {
@@ -54,6 +60,8 @@ impl FakeGateway {
             requests: Mutex::default(),
             answers: Mutex::default(),
             leave: Semaphore::new(0),
+            status: Mutex::default(),
+            held: Mutex::new(Some("")),
         });
         let end = CancellationToken::new();
         let address = server.address().to_string();
@@ -64,6 +72,21 @@ impl FakeGateway {
         let token = end.clone();
         tokio::spawn(async move { server.serve("a fake gateway", handler, token).await });
         Self { address, inner, _end: end.drop_guard() }
+    }
+
+    /// It says that it is of this version, and when it was started.
+    fn is(&self, version: &str, start: &str) {
+        let data = json!({ "build_information": { "version": version }, "start_time": start });
+        *self.inner.status.lock().unwrap() = Some(json!({ "status": "success", "data": data }).to_string());
+    }
+
+    /// It holds this page before it is pushed anything.
+    fn holds(&self, page: &'static str) {
+        *self.inner.held.lock().unwrap() = Some(page);
+    }
+
+    fn body(&self, index: usize) -> String {
+        String::from_utf8(self.requests()[index].body.to_vec()).unwrap()
     }
 
     fn then(&self, status: u16, words: &str) {
@@ -90,6 +113,18 @@ impl FakeGateway {
 
 async fn handle(inner: Arc<Inner>, request: hyper::Request<hyper::body::Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
+    if head.uri.path().ends_with("/api/v1/status") {
+        let status = inner.status.lock().unwrap().clone();
+        let code = if status.is_some() { 200 } else { 404 };
+        let mut response = Response::new(Full::from(status.unwrap_or_default()));
+        *response.status_mut() = StatusCode::from_u16(code).unwrap();
+        return response;
+    }
+    if head.method == hyper::Method::GET
+        && let Some(page) = inner.held.lock().unwrap().take()
+    {
+        return Response::new(Full::from(page));
+    }
     let body = body.collect().await.unwrap().to_bytes();
     let line = format!("{} {}", head.method, head.uri);
     inner.requests.lock().unwrap_or_else(PoisonError::into_inner).push(Request {
@@ -209,18 +244,38 @@ const INCONSISTENT: &str =
     "pushed metrics are invalid or inconsistent with existing metrics: x is not a GAUGE\n";
 
 #[tokio::test]
-async fn an_inconsistency_is_ours_when_the_gateway_is_in_order_without_us() {
+async fn a_family_at_fault_is_left_out_and_the_rest_lands() {
     let fake = FakeGateway::start().await;
     let (sink, board) = sink(&fake, json!({}));
-    for page in ["x 1\n", &"x".repeat(1 << 20)] {
+    fake.then(400, INCONSISTENT);
+    fake.then(200, &"x".repeat(1 << 20));
+    fake.then(200, "");
+    fake.then(400, INCONSISTENT);
+    let event = Event { body: "x 1\ny 2\n".into(), ..event("i", "p", 1) };
+    sink.send(event.clone()).await.unwrap();
+    let put = "PUT /metrics/job/node/instance/i/publisher/p";
+    assert_eq!(fake.lines(), [put, "GET /metrics", put, put]);
+    let body = fake.body(2);
+    assert!(body.contains("\ny 2\n") && body.contains("\nup 1\n") && !body.contains("\nx "), "{body}");
+    assert_eq!(degraded(&board), "");
+
+    sink.send(Event { timestamp: at(2), ..event }).await.unwrap();
+    assert_eq!(fake.requests().len(), 5, "it is remembered");
+    assert!(!fake.body(4).contains("\nx "), "{}", fake.body(4));
+}
+
+#[tokio::test]
+async fn a_gateway_that_refuses_whatever_it_is_given_gets_the_scrape_rejected_in_the_end() {
+    let fake = FakeGateway::start().await;
+    let (sink, _) = sink(&fake, json!({}));
+    fake.then(400, INCONSISTENT);
+    fake.then(200, "");
+    for _ in 0..200 {
         fake.then(400, INCONSISTENT);
-        fake.then(200, page);
-        let error = sink.send(event("i", "p", 1)).await.unwrap_err();
-        assert!(!error.is_transient(), "{error}");
-        assert!(error.to_string().ends_with("x is not a GAUGE"), "{error}");
-        assert_eq!(degraded(&board), "");
     }
-    assert_eq!(fake.lines()[1], "GET /metrics");
+    let error = sink.send(event("i", "p", 1)).await.unwrap_err();
+    assert!(!error.is_transient() && error.to_string().ends_with("x is not a GAUGE"), "{error}");
+    assert!(fake.requests().len() < 20, "{} requests", fake.requests().len());
 }
 
 #[tokio::test]
