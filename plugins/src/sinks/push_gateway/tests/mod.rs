@@ -116,14 +116,14 @@ async fn handle(inner: Arc<Inner>, request: hyper::Request<hyper::body::Incoming
     if head.uri.path().ends_with("/api/v1/status") {
         let status = inner.status.lock().unwrap().clone();
         let code = if status.is_some() { 200 } else { 404 };
-        let mut response = Response::new(Full::from(status.unwrap_or_default()));
+        let mut response = Response::new(Body::from(Bytes::from(status.unwrap_or_default())));
         *response.status_mut() = StatusCode::from_u16(code).unwrap();
         return response;
     }
     if head.method == hyper::Method::GET
         && let Some(page) = inner.held.lock().unwrap().take()
     {
-        return Response::new(Full::from(page));
+        return Response::new(Body::from(Bytes::from(page)));
     }
     let body = body.collect().await.unwrap().to_bytes();
     let line = format!("{} {}", head.method, head.uri);
