@@ -8,9 +8,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
+use hyper::Method;
 use prometheus_streams_core::event::Event;
 use prometheus_streams_core::stage::{Sink, SinkConfig};
 use prometheus_streams_core::testing::context;
@@ -21,9 +24,11 @@ use tokio::net::TcpStream;
 
 use support::agent::Agent;
 use support::configs::STREAM;
+use support::http;
 use support::nats::NatsServer;
 use support::prometheus::PushGateway;
-use support::server::free_port;
+use support::server::{Ready, Server, free_port, temp_dir};
+use support::sinkhole::{self, SINKHOLE, Sinkhole};
 use support::usage::{cpu_seconds, memory, most_memory};
 use support::wait::{secs, wait_until};
 
@@ -43,13 +48,24 @@ const AT_ONCE: usize = 64;
 
 #[tokio::main]
 async fn main() {
-    // What cargo passes; without it this is a test run, which has nothing to do here.
-    if std::env::args().any(|argument| argument == "--bench") {
-        println!("| landing scrapes of {SAMPLES} samples | samples per CPU second | memory |");
-        println!("| --- | ---: | ---: |");
-        let pages = exposition().await;
-        push_gateway().await;
-        println!("\n{pages}");
+    let arguments: Vec<_> = std::env::args().collect();
+    match &arguments[1..] {
+        [first, port] if first == SINKHOLE => sinkhole::serve(port).await,
+        // What cargo passes; without it this is a test run, which has nothing to do here.
+        all if all.iter().any(|argument| argument == "--bench") => {
+            println!("| landing scrapes of {SAMPLES} samples | samples per CPU second | memory |");
+            println!("| --- | ---: | ---: |");
+            let pages = exposition().await;
+            push_gateway().await;
+            for (version, message) in
+                [("2.0", "io.prometheus.write.v2.Request"), ("1.0", "prometheus.WriteRequest")]
+            {
+                remote_write(version, message).await;
+            }
+            vmagent().await;
+            println!("\n{pages}");
+        }
+        _ => {}
     }
 }
 
@@ -132,6 +148,84 @@ async fn push_gateway() {
             samples / cost / 1e6
         );
     }
+}
+
+/// The sink `remote_write`, into a receiver that discards.
+async fn remote_write(version: &str, message: &str) {
+    let (targets, nats, far) = (targets(), NatsServer::start().await, Sinkhole::start().await);
+    let publisher = publisher(&nats);
+    let agent = Agent::start(json!({ "pipelines": { "receiver": {
+        "source": { "type": "nats", "urls": [nats.url()], "stream": STREAM, "durable": "receiver" },
+        "sinks": [{ "type": "remote_write", "url": far.url(), "protobuf_message": message }],
+    } } }));
+    let (mut cost, mut bytes) = (0.0, 0);
+    for round in 0..ROUNDS {
+        let before = (cpu_seconds(agent.id()), far.written().await);
+        publish(&*publisher, targets, round).await;
+        let delivered = async || delivered(&agent).await >= (targets * (round + 1)) as f64;
+        wait_until("all scrapes to land", secs(120), delivered).await;
+        (cost, bytes) = (cpu_seconds(agent.id()) - before.0, far.written().await - before.1);
+    }
+    row(&format!("remote_write {version}"), targets, cost, bytes, memory(agent.id()));
+}
+
+/// vmagent, which is given the same scrapes as text, and writes them into the same receiver.
+async fn vmagent() {
+    let Some(program) = find("vmagent") else {
+        return eprintln!("vmagent was not measured: it is not on the PATH (Debian: victoria-metrics)");
+    };
+    let (targets, far) = (targets(), Sinkhole::start().await);
+    let url = far.url();
+    let agent = Server::start("vmagent", Ready::Http("/health"), temp_dir(), move |port, dir| {
+        let mut command = Command::new(&program);
+        command
+            .arg(format!("-remoteWrite.tmpDataPath={}", dir.join("queue").display()))
+            .arg(format!("-remoteWrite.url={url}"))
+            .arg(format!("-httpListenAddr=127.0.0.1:{port}"));
+        command
+    });
+    let agent = agent.await;
+    let (mut cost, mut bytes) = (0.0, 0);
+    for _ in 0..ROUNDS {
+        let before = (cpu_seconds(agent.id()), far.written().await);
+        let send = async |target: usize| {
+            let labels = format!("extra_label=job=node&extra_label=instance=t{target}.example.net:9100");
+            let url =
+                format!("{}/api/v1/import/prometheus?{labels}&extra_label=publisher=site1", agent.url());
+            let answer = http::request(Method::POST, &url, BODY).await.expect("give vmagent a scrape");
+            assert_eq!(answer.status, 204, "{}", answer.text());
+        };
+        let all: Vec<_> = (0..targets).collect();
+        for some in all.chunks(AT_ONCE) {
+            join_all(some.iter().map(|target| send(*target))).await;
+        }
+        let mut last = 0;
+        // It says nowhere when it has written all that it was given.
+        wait_until("vmagent to have written all", secs(120), async || {
+            tokio::time::sleep(secs(2)).await;
+            let written = far.written().await;
+            written == std::mem::replace(&mut last, written)
+        })
+        .await;
+        (cost, bytes) = (cpu_seconds(agent.id()) - before.0, far.written().await - before.1);
+    }
+    row("vmagent", targets, cost, bytes, memory(agent.id()));
+}
+
+fn row(what: &str, targets: usize, cost: f64, bytes: u64, memory: u64) {
+    let samples = (targets * SAMPLES) as f64;
+    println!(
+        "| {what}, {targets} targets, {:.1} bytes a sample | {:.2} M | {:.0} MB |",
+        bytes as f64 / samples,
+        samples / cost / 1e6,
+        memory as f64 / 1e6
+    );
+}
+
+/// A program on the PATH.
+fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
 fn publisher(nats: &NatsServer) -> Box<dyn Sink> {

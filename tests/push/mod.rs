@@ -7,6 +7,7 @@ mod end_to_end;
 mod laws;
 mod limits;
 mod restart;
+mod web;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

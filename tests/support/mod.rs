@@ -17,6 +17,7 @@ pub mod process;
 pub mod prometheus;
 pub mod proxy;
 pub mod server;
+pub mod sinkhole;
 pub mod stored;
 pub mod targets;
 pub mod usage;

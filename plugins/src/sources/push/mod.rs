@@ -50,6 +50,7 @@ use self::groups::{Groups, Limits};
 use self::metrics::PushMetrics;
 use self::persistence::{Archive, Keeper};
 use self::pusher::Pusher;
+use crate::support::server::web::{WebConfig, WebConfigFile};
 use crate::support::server::{Listen, Server};
 
 /// Takes the pushes of batch jobs as a Prometheus Push Gateway does, and sends every group on as one event: the whole
@@ -76,6 +77,10 @@ use crate::support::server::{Listen, Server};
 pub struct PushConfig {
     /// The address and port to push to.
     pub listen: Listen,
+
+    /// A Prometheus web configuration file: `tls_server_config`, `basic_auth_users` and `http_server_config`, as for a
+    /// Push Gateway. It and the files that it names are read again when they change.
+    pub web_config_file: Option<WebConfigFile>,
 
     /// How often every group is sent again, as `1m`. Keep it well below the `expire_after` of the sinks where the
     /// groups land.
@@ -116,6 +121,7 @@ impl Default for PushConfig {
     fn default() -> Self {
         Self {
             listen: Listen(([127, 0, 0, 1], 9091).into()),
+            web_config_file: None,
             interval: Span::secs(60),
             consistency_check: true,
             timeout: Span::secs(20),
@@ -154,13 +160,16 @@ impl SourceConfig for PushConfig {
         if self.persistence.as_ref().is_some_and(|settings| settings.path.as_os_str().is_empty()) {
             problems.add("persistence.path", "must name a directory");
         }
-        problems.or(Box::new(Push { config: self, cx: cx.clone() }))
+        let file = self.web_config_file.clone();
+        let web = problems.take("web_config_file", file.map(WebConfigFile::load).transpose()).flatten();
+        problems.or(Box::new(Push { config: self, web, cx: cx.clone() }))
     }
 }
 
 /// A gateway that is not open yet.
 struct Push {
     config: PushConfig,
+    web: Option<WebConfig>,
     cx: StageContext,
 }
 
@@ -169,7 +178,7 @@ impl Source for Push {
     async fn run(self: Box<Self>, out: Emitter, shutdown: CancellationToken) -> Result<(), BoxError> {
         let groups = Arc::new(self.groups());
         let archive = self.archive(&groups).await?;
-        let server = Server::bind(self.config.listen).await?;
+        let server = Server::bind(self.config.listen).await?.with_web_config(self.web.clone());
         let tasks = TaskTracker::new();
         let pusher = Arc::new(Pusher {
             bodies: Bodies::new(self.config.max_body_size),
