@@ -165,9 +165,9 @@ impl<'r> Reader<'r> {
                 Entry::Sample { .. } if skip > 0 => skip -= 1,
                 Entry::Sample { name, value, timestamp } => {
                     self.counted += 1;
-                    self.add(&parser, &name, Point::Float(value), timestamp);
-                    if name.ends_with("_created") {
-                        self.created(&name, value);
+                    let is_new = self.add(&parser, &name, Point::Float(value), timestamp);
+                    if is_new && let Some(family) = name.strip_suffix("_created") {
+                        self.created(&name, family, value);
                     }
                 }
                 Entry::Histogram { name, timestamp, classic, .. } if self.reading.native_histograms => {
@@ -190,18 +190,18 @@ impl<'r> Reader<'r> {
         self.families.entry(family).or_insert(unknown)
     }
 
-    /// Adds the series that the parser has read last, unless it has come before.
-    fn add(&mut self, parser: &Parser<'_>, name: &str, point: Point, timestamp: Option<i64>) {
+    /// Adds the series that the parser has read last, unless it has come before; returns whether it did.
+    fn add(&mut self, parser: &Parser<'_>, name: &str, point: Point, timestamp: Option<i64>) -> bool {
         let own_time = timestamp.filter(|_| self.honor_timestamps);
         if own_time.is_some_and(|own| own > self.timestamp.saturating_add(MOST_AHEAD)) {
-            return;
+            return false;
         }
-        let Some(name) = self.label(parser, name) else { return };
+        let Some(name) = self.label(parser, name) else { return false };
         let (labels, hash) = self.scrape.keep(&self.pairs);
         let at_time = own_time.map_or(0, |own| own as u64 | 1 << 63);
         if !self.seen.insert(hash ^ at_time.wrapping_mul(0x9e37_79b9_7f4a_7c15)) {
             self.scrape.labels.truncate(labels.range().start);
-            return;
+            return false;
         }
         let timestamp = own_time.unwrap_or(self.timestamp);
         let exemplars = self.exemplars(parser.exemplars(), timestamp);
@@ -216,6 +216,7 @@ impl<'r> Reader<'r> {
             metadata: None,
             origin: if own_time.is_some() { Origin::Timed } else { Origin::Scraped },
         });
+        true
     }
 
     /// Makes the labels of a series in `pairs`, and returns its name; nothing if rules drop it.
@@ -321,18 +322,17 @@ impl<'r> Reader<'r> {
         Part::new(start, self.scrape.exemplars.len())
     }
 
-    /// Says of the series right before `name`, a `_created`, when they began: those of its family that have
-    /// its labels.
-    fn created(&mut self, name: &str, seconds: f64) {
+    /// Says of the series right before `name`, which is `family` with `_created`, when they began: those of the
+    /// family that have its labels. It stops at another `_created`, so that no series is looked at twice.
+    fn created(&mut self, name: &str, family: &str, seconds: f64) {
         let Some((created, before)) = self.scrape.rows.split_last() else { return };
         if self.scrape.symbols.get(created.name) != name || !seconds.is_finite() {
             return;
         }
-        let family = name.strip_suffix("_created").unwrap_or(name);
         let labels = created.labels;
         let is_of_it = |row: &Row| {
             let rest = self.scrape.symbols.get(row.name).strip_prefix(family);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+            rest.is_some_and(|rest| matches!(rest, "" | "_total" | "_bucket" | "_sum" | "_count"))
                 && self.same_but_for_bounds(row.labels, labels)
         };
         let count = before.iter().rev().take_while(|row| is_of_it(row)).count();

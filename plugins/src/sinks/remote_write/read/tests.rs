@@ -154,6 +154,26 @@ fn series_know_their_family_when_they_began_and_an_example() {
     assert_eq!((exemplars[0].value, exemplars[0].timestamp), (0.5, 999_500));
 }
 
+#[test]
+fn a_created_is_of_its_own_family_and_the_first_counts() {
+    let (scrape, readable) = reading().read(&event(
+        "a_b_total 1\na_b_created 5\na_total 1\na_created 9\na_created 10\nh_bucket{le=\"1\"} 1\nh_created{le=\"1\"} 7\n",
+    ));
+    readable.unwrap();
+    let began: Vec<_> = scrape.rows.iter().map(|row| (scrape.symbols.get(row.name), row.created)).collect();
+    assert!(
+        began.ends_with(&[
+            ("a_b_total", 5000),
+            ("a_b_created", 0),
+            ("a_total", 9000),
+            ("a_created", 0),
+            ("h_bucket", 7000),
+            ("h_created", 0)
+        ]),
+        "{began:?}"
+    );
+}
+
 /// A field of protobuf that holds a message.
 fn message(number: u8, parts: &[Vec<u8>]) -> Vec<u8> {
     let content = parts.concat();
