@@ -15,7 +15,8 @@
 //!
 //! **What is bad is cut out.** A request that the receiver refuses is halved until the series are known that it
 //! will not have. The rest lands; the scrape becomes a dead letter that names the series, with the receiver's
-//! words. What asks for another try (429 and 5xx) gets one, after `Retry-After`.
+//! words. From the thousandth bad series of a scrape on, what is refused with one is refused too. What asks for
+//! another try (429 and 5xx) gets one, after `Retry-After`.
 //!
 //! **Series end.** As a Prometheus does, this writes a staleness marker when a series is gone from a scrape, when a
 //! scrape fails, and when a target is dropped. When nothing more comes of a target for `stale_after`, its series end
@@ -78,11 +79,11 @@ struct RemoteWrite {
     health: Health,
 }
 
-/// Whether a receiver has something newer of the series that comes with every scrape, the first. Of a target that
-/// nothing has been written of since the start, this is then a scrape that was written before the start, and comes
-/// again because it was not acknowledged.
+/// Whether a receiver has something newer of the series that comes with every scrape, the first. With strict order,
+/// and of a target that nothing has been written of since the start, this is then a scrape that was written before
+/// the start, and comes again because it was not acknowledged. What is too old for the receiver is not that.
 fn is_known(refused: &Refused) -> bool {
-    refused.iter().any(|(row, why)| *row == 0 && why.is_about_time())
+    refused.iter().any(|(row, why)| *row == 0 && why.has_newer())
 }
 
 #[async_trait]
@@ -123,12 +124,13 @@ impl RemoteWrite {
         }
         let scrape = Arc::new(scrape);
         let refused = self.deliver(&event.labels, &scrape).await?;
-        readable.map_err(SendError::permanent)?;
-        if target.is_new() && is_known(&refused) {
+        let readable = readable.map_err(SendError::permanent);
+        if self.backlog == Backlog::Strict && target.is_new() && is_known(&refused) {
             self.receiver.metrics.known.inc();
-            return Ok(());
+            return readable;
         }
         target.take(step);
+        readable?;
         self.judge(&scrape, &refused)
     }
 
