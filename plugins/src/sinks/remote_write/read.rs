@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 
 use prometheus_streams_core::event::Event;
+use prometheus_streams_core::values::Size;
 
 use super::series::{ExemplarRow, Metadata, Origin, Pair, Part, Point, Row, STALE, Scrape};
 use super::symbols::{AsItIs, Seed, Symbol};
@@ -19,6 +20,10 @@ const NAME: &str = "__name__";
 
 /// How far ahead of its scrape a sample may lie, in milliseconds. Prometheus drops what is further.
 const MOST_AHEAD: i64 = 10 * 60 * 1000;
+
+/// What the labels that every series of a scrape gets may take on all of them together. They are the only thing that
+/// makes a scrape larger than its body.
+const MOST_COMMON: Size = Size(512 << 20);
 
 /// The suffixes of series that may belong to a family of another name.
 const SUFFIXES: [&str; 8] = ["_total", "_bucket", "_sum", "_count", "_created", "_info", "_gsum", "_gcount"];
@@ -68,6 +73,9 @@ impl Reading {
         let parser = Parser::new(format.unwrap_or(Format::Text), Mode::Compat, &event.body);
         reader.make_room(event.body.len());
         reader.entries(parser).map_err(|error| report::unreadable(event, error))?;
+        if reader.is_full() {
+            return Err(Unreadable::TooLarge(MOST_COMMON));
+        }
         reader.finish_reports(event, 1.0);
         Ok(reader.scrape)
     }
@@ -79,6 +87,8 @@ struct Reader<'r> {
     scrape: Scrape,
     /// The labels that every series gets, sorted by name.
     common: Vec<Common>,
+    /// What they take on one series, in bytes.
+    common_size: u64,
     honor_labels: bool,
     honor_timestamps: bool,
     timestamp: i64,
@@ -117,6 +127,8 @@ impl<'r> Reader<'r> {
             reading.external_labels.iter().filter(|(name, _)| target.iter().all(|(own, _)| own != name));
         all.extend(external.map(|(name, value)| (name, value, false)));
         all.sort_unstable();
+        let size = |name: &str, value: &str| size_of::<Pair>() + name.len() + value.len();
+        let common_size = all.iter().map(|(name, value, _)| size(name, value) as u64).sum();
         let common = all.into_iter().map(|(name, value, is_target)| Common {
             name: scrape.symbols.intern(name),
             value: scrape.symbols.intern(value),
@@ -126,6 +138,7 @@ impl<'r> Reader<'r> {
         Self {
             reading,
             common,
+            common_size,
             honor_labels: scrape::honors_labels(event),
             honor_timestamps: scrape::honors_timestamps(event),
             timestamp: i64::try_from(scrape::unix_millis(event.timestamp)).unwrap_or(i64::MAX),
@@ -192,6 +205,9 @@ impl<'r> Reader<'r> {
 
     /// Adds the series that the parser has read last, unless it has come before; returns whether it did.
     fn add(&mut self, parser: &Parser<'_>, name: &str, point: Point, timestamp: Option<i64>) -> bool {
+        if self.is_full() {
+            return false;
+        }
         let own_time = timestamp.filter(|_| self.honor_timestamps);
         if own_time.is_some_and(|own| own > self.timestamp.saturating_add(MOST_AHEAD)) {
             return false;
@@ -217,6 +233,11 @@ impl<'r> Reader<'r> {
             origin: if own_time.is_some() { Origin::Timed } else { Origin::Scraped },
         });
         true
+    }
+
+    /// Whether there are as many series as there may be with what all of them get.
+    fn is_full(&self) -> bool {
+        self.common_size.saturating_mul(self.scrape.rows.len() as u64) > MOST_COMMON.0
     }
 
     /// Makes the labels of a series in `pairs`, and returns its name; nothing if rules drop it.
@@ -318,6 +339,10 @@ impl<'r> Reader<'r> {
             let labels = Part::new(at, self.scrape.labels.len());
             let timestamp = exemplar.timestamp.unwrap_or(scraped);
             self.scrape.exemplars.push(ExemplarRow { labels, value: exemplar.value, timestamp });
+        }
+        // Those of a native histogram; a receiver takes them in the order of time only.
+        if let Some(added) = self.scrape.exemplars.get_mut(start..) {
+            added.sort_by_key(|exemplar| exemplar.timestamp);
         }
         Part::new(start, self.scrape.exemplars.len())
     }

@@ -174,6 +174,18 @@ fn a_created_is_of_its_own_family_and_the_first_counts() {
     );
 }
 
+#[test]
+fn labels_of_the_target_that_are_too_much_on_every_series_are_refused_before_they_take_memory() {
+    let body: String = (0..20_000).map(|n| format!("x{n} 1\n")).collect();
+    let mut event = event(&body);
+    for n in 0..256 {
+        event.labels.insert(format!("l{n}"), "v".repeat(64 << 10));
+    }
+    let (scrape, readable) = reading().read(&event);
+    assert!(readable.unwrap_err().to_string().contains("more than 512MiB"));
+    assert!(scrape.rows.iter().all(|row| row.origin == Origin::Report));
+}
+
 /// A field of protobuf that holds a message.
 fn message(number: u8, parts: &[Vec<u8>]) -> Vec<u8> {
     let content = parts.concat();
