@@ -67,6 +67,9 @@ const SILENT_AT_ONCE: usize = 256;
 /// Series that a dead letter names; of the others it says how many there are.
 const MOST_NAMED: usize = 5;
 
+/// Of the name and the labels of such a series, as much as anybody reads.
+const MOST_NAME: usize = 400;
+
 struct RemoteWrite {
     receiver: SharedReceiver,
     reading: Reading,
@@ -84,6 +87,14 @@ struct RemoteWrite {
 /// the start, and comes again because it was not acknowledged. What is too old for the receiver is not that.
 fn is_known(refused: &Refused) -> bool {
     refused.iter().any(|(row, why)| *row == 0 && why.has_newer())
+}
+
+fn shorten(mut name: String) -> String {
+    if let Some((end, _)) = name.char_indices().nth(MOST_NAME) {
+        name.truncate(end);
+        name.push('…');
+    }
+    name
 }
 
 #[async_trait]
@@ -129,7 +140,9 @@ impl RemoteWrite {
             self.receiver.metrics.known.inc();
             return readable;
         }
-        target.take(step);
+        if refused.is_empty() || refused.len() < scrape.rows.len() {
+            target.take(step);
+        }
         readable?;
         self.judge(&scrape, &refused)
     }
@@ -165,7 +178,7 @@ impl RemoteWrite {
         metrics.refused.inc_by(bad.len() as u64);
         let Some((_, first)) = bad.first() else { return Ok(()) };
         let named: Vec<_> = bad.iter().take(MOST_NAMED).filter_map(|(index, _)| row(index)).collect();
-        let mut names = named.iter().map(|row| scrape.describe(row)).collect::<Vec<_>>().join(", ");
+        let mut names = named.iter().map(|row| shorten(scrape.describe(row))).collect::<Vec<_>>().join(", ");
         if bad.len() > MOST_NAMED {
             names.push_str(&format!(" and {} more", bad.len() - MOST_NAMED));
         }

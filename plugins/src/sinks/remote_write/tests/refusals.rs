@@ -49,6 +49,22 @@ async fn series_end_once_at_the_first_of_several_scrapes_that_cannot_be_read() {
 }
 
 #[tokio::test]
+async fn what_was_refused_as_a_whole_is_not_what_the_receiver_has_last() {
+    let far = Far::start().await;
+    far.answers(|got| {
+        let is_ahead = |series: &Series| series.samples.iter().any(|(_, at)| *at > 1_000_000);
+        let is_bad = got.written.series.iter().any(is_ahead);
+        if is_bad { (400, "out of bounds".into()) } else { (204, String::new()) }
+    });
+    let sink = far.sink(json!({}));
+    sink.send(event("i", 10, "x 1\n")).await.unwrap();
+    // The clock of the poller was wrong once.
+    sink.send(event("i", 5000, "y 1\n")).await.unwrap_err();
+    sink.send(tombstone("i", 20)).await.unwrap();
+    assert_eq!(points(&far, "x{instance=i,job=j}"), [(Some(1.0), 10_000), (None, 20_000)]);
+}
+
+#[tokio::test]
 async fn a_receiver_that_refuses_everything_is_not_asked_for_every_series() {
     let far = Far::start().await;
     far.answers(|_| (400, "no more series for you".into()));
@@ -69,4 +85,13 @@ async fn after_a_thousand_bad_series_no_more_are_looked_for() {
     assert!(!error.is_transient() && error.to_string().contains("of 6003 series"), "{error}");
     assert!(far.got().len() < 2500, "{} requests", far.got().len());
     assert!(far.taken().contains_key("y{instance=i,job=j,n=2999}"), "what is good lands");
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_short_however_long_the_labels_are() {
+    let far = Far::start().await;
+    far.answers(|got| if got.has("__name__", "x") { (400, "too long".into()) } else { (204, String::new()) });
+    let body = format!("x{{a=\"{}\"}} 1\n", "ä".repeat(100_000));
+    let error = far.sink(json!({})).send(event("i", 1000, &body)).await.unwrap_err().to_string();
+    assert!(error.contains("refused 1 of 4 series: x{a=") && error.len() < 2000, "{} bytes", error.len());
 }
