@@ -201,7 +201,12 @@ fn protobuf_says_when_a_counter_began_and_has_native_histograms_or_classic_ones(
     // Two observations: one in the bucket of zero, one in a native bucket.
     let native = [integer(1, 2), double(2, 1.0), double(6, 0.1), integer(7, 1)];
     let bucket = [message(12, &[integer(1, 0), integer(2, 1)]), message(13, &[vec![2]])];
-    let histogram = message(7, &[native.concat(), bucket.concat()]);
+    // Field 16, whose number takes two bytes.
+    let exemplar = |seconds: u8| {
+        let exemplar = message(0, &[double(2, 1.0), message(3, &[integer(1, seconds)])]);
+        [vec![0x82, 0x01], exemplar[1..].to_vec()].concat()
+    };
+    let histogram = message(7, &[native.concat(), bucket.concat(), exemplar(30), exemplar(20)]);
     let h = message(0, &[message(1, &[b"h".to_vec()]), integer(3, 4), message(4, &[histogram])]);
     // A family has its length before it, and no number.
     let delimited = |family: &[u8]| family[1..].to_vec();
@@ -215,6 +220,8 @@ fn protobuf_says_when_a_counter_began_and_has_native_histograms_or_classic_ones(
     let named = |name: &str| scrape.rows.iter().find(|row| scrape.symbols.get(row.name) == name).unwrap();
     assert_eq!((named("c").created, named("h").created), (100_000, 0));
     assert!(matches!(named("h").point, Point::Histogram(0)), "{:?}", lines(&scrape));
+    let times: Vec<_> = scrape.exemplars.iter().map(|exemplar| exemplar.timestamp).collect();
+    assert_eq!(times, [20_000, 30_000], "in the order of time");
     assert_eq!((scrape.histograms[0].count, scrape.histograms[0].positive.counts.clone()), (2.0, vec![1.0]));
 
     let classic = Reading { native_histograms: false, ..reading() };
