@@ -1,7 +1,7 @@
 //! The conversation with a receiver: one request at a time, in the message that it understands.
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -171,30 +171,41 @@ impl Language {
 
 /// When the receiver was last in trouble, and until when it asked to be left alone.
 #[derive(Debug, Default)]
-pub(super) struct Pause(Mutex<(Option<Instant>, Option<(Instant, String)>)>);
+pub(super) struct Pause(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    last_trouble: Option<Instant>,
+    /// With what it said when it asked.
+    until: Option<(Instant, String)>,
+}
 
 impl Pause {
     fn trouble(&self, trouble: &Trouble) {
         let now = Instant::now();
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.0 = Some(now);
+        let mut known = self.lock();
+        known.last_trouble = Some(now);
         if let Some(wait) = trouble.retry_after {
-            known.1 = Some((now + wait, trouble.why.clone()));
+            known.until = Some((now + wait, trouble.why.clone()));
         }
     }
 
     /// Nothing, or what the receiver said when it asked to wait, and how long that still is.
     pub(super) fn left(&self) -> Option<Trouble> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (until, why) = known.1.as_ref()?;
+        let known = self.lock();
+        let (until, why) = known.until.as_ref()?;
         let left = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
         Some(Trouble { why: why.clone(), retry_after: Some(left) })
     }
 
     /// Until when the receiver was last in trouble: a request failed for its sake, or it had asked to wait.
     pub(super) fn last_trouble(&self) -> Option<Instant> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.0.max(known.1.as_ref().map(|(until, _)| *until))
+        let known = self.lock();
+        known.last_trouble.max(known.until.as_ref().map(|(until, _)| *until))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

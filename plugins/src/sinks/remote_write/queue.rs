@@ -150,7 +150,8 @@ fn write<'a>(
             Answer::Taken => return Ok(()),
             Answer::Later(trouble) => return Err(trouble),
             Answer::Unwanted(refusal) | Answer::OtherMessage(refusal) => {
-                return Ok(refuse(&rows, &refusal, refused));
+                refuse(&rows, &refusal, refused);
+                return Ok(());
             }
             Answer::Bad(refusal) => refusal,
         };
@@ -180,12 +181,13 @@ fn is_hopeless(rows: &Rows, refusal: &Refusal, refused: &[Refused]) -> bool {
     let [(job, slice)] = &rows[..] else { return false };
     let Some(refused) = refused.get(*job) else { return false };
     let (before, all) = (refused.len(), &slice.scrape.rows);
-    if before < ENOUGH || before >= MOST_FOUND {
-        return before >= MOST_FOUND;
+    if before >= MOST_FOUND {
+        return true;
     }
     let is_nothing_taken = before == slice.rows.start;
     let untimed = |row: usize| all.get(row).is_some_and(|row| row.origin != Origin::Timed);
-    is_nothing_taken
+    before >= ENOUGH
+        && is_nothing_taken
         && if refusal.is_about_time() {
             refused.iter().all(|(row, why)| why.is_about_time() && untimed(*row))
                 && slice.rows.clone().all(untimed)
