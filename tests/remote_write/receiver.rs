@@ -86,6 +86,21 @@ async fn exemplars_and_native_histograms_arrive() {
 }
 
 #[tokio::test]
+async fn an_exemplar_that_is_older_than_the_last_one_is_no_fault_of_the_scrape() {
+    let prometheus = Prometheus::receiving(json!({})).await;
+    let sink = sink(&prometheus, json!({}));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    for (age, exemplar) in [(20, now - 30), (10, now - 40)] {
+        let body =
+            format!("# TYPE c counter\nc_total {age} # {{trace_id=\"t{age}\"}} 0.5 {exemplar}\n# EOF\n");
+        let mut event = event(age, &body);
+        event.attributes.insert("content_type", "application/openmetrics-text; version=1.0.0");
+        sink.send(event).await.unwrap();
+    }
+    assert_eq!(values(&prometheus, "c_total").await, ["20", "10"]);
+}
+
+#[tokio::test]
 async fn a_receiver_behind_tls_and_a_password_takes_what_comes_with_the_right_one() {
     let certs = Certs::new();
     let mut prometheus = Prometheus::receiving_tls(&certs).await;

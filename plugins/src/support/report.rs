@@ -4,6 +4,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_streams_core::event::Event;
+use prometheus_streams_core::values::Size;
 
 use super::scrape;
 use crate::exposition::{self, Family, Format, MetricKind, Mode, ParseError, Sample};
@@ -20,6 +21,9 @@ pub enum Unreadable {
     /// The target said that its answer is something else, and it cannot be read as text.
     #[error("cannot read the scrape as {TEXT} (the target says it is {1:?}): {0}")]
     Other(ParseError, String),
+    /// With the labels of the target on every series it is larger than that.
+    #[error("cannot read the scrape: the labels of the target, on each of its series, are more than {0}")]
+    TooLarge(Size),
 }
 
 const TEXT: &str = "text format 0.0.4";

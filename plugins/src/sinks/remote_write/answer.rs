@@ -1,10 +1,13 @@
 //! What the answers of a receiver mean: for the data, for the message it was in, and for what comes next.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::header::{HeaderMap, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use prometheus_streams_core::error::SendError;
+
+use super::wire::Message;
 
 /// A receiver of remote write 2.0 says in this header how many samples it has written.
 const WRITTEN: &str = "x-prometheus-remote-write-samples-written";
@@ -31,9 +34,9 @@ pub(super) enum Answer {
     Later(Trouble),
 }
 
-/// Why a receiver did not take something, in its words.
+/// Why a receiver did not take something, in its words. Shared by all the rows that it is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refusal(pub(super) String);
+pub(super) struct Refusal(pub(super) Arc<str>);
 
 /// Why a request could not be delivered for now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,10 +56,17 @@ impl Refusal {
     /// Whether the time of a sample is what is wrong with it: it is older than what the receiver has of its
     /// series, or than what it takes at all, or there is another value for that time.
     pub(super) fn is_about_time(&self) -> bool {
-        const WORDS: [&str; 5] =
-            ["out of order", "out-of-order", "out of bounds", "too old", "duplicate sample for timestamp"];
+        self.has_newer() || self.says(&["out of bounds", "too old"])
+    }
+
+    /// Whether the receiver has something newer of the series, or another value for the time of the sample.
+    pub(super) fn has_newer(&self) -> bool {
+        self.says(&["out of order", "out-of-order", "duplicate sample for timestamp", "duplicate-timestamp"])
+    }
+
+    fn says(&self, any: &[&str]) -> bool {
         let words = self.0.to_ascii_lowercase();
-        WORDS.iter().any(|about| words.contains(about))
+        any.iter().any(|about| words.contains(about))
     }
 
     /// Whether a status that asks for another try comes with words that say that none can help. Prometheus
@@ -66,29 +76,49 @@ impl Refusal {
     }
 }
 
-/// Reads an answer. `is_probe` is whether this is a message of 2.0 to a receiver of which it is not known whether it
-/// takes them: one that does says what it has written.
-pub(super) fn judge(response: &Response<bytes::Bytes>, is_probe: bool) -> Answer {
+/// What was asked of a receiver, as far as its answer means different things.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) message: Message,
+    /// Whether it is not known yet that the receiver takes this message.
+    pub(super) is_probe: bool,
+    pub(super) rows: usize,
+}
+
+/// Reads an answer. Whoever takes a message of 2.0 says what it has written; to whom that says nothing, it was a
+/// message of 1.0 with nothing in it.
+pub(super) fn judge(response: &Response<bytes::Bytes>, asked: Asked) -> Answer {
     let status = response.status();
-    let refusal = Refusal(words(status, response.body()));
-    let is_of_1 = is_probe && !has_written(response.headers());
+    let refusal = Refusal(words(status, response.body()).into());
+    let later = || {
+        let why = refusal.0.to_string();
+        Answer::Later(Trouble { why, retry_after: retry_after(response.headers()) })
+    };
+    let is_2 = asked.message == Message::V2;
+    let written = written(response.headers()).filter(|_| is_2);
     match status.as_u16() {
-        200..=299 if is_of_1 => {
-            Answer::OtherMessage(Refusal(format!("{status} without the header {WRITTEN}")))
+        200..=299 if is_2 && written.is_none() => {
+            Answer::OtherMessage(Refusal(format!("{status} without the header {WRITTEN}").into()))
         }
         200..=299 => Answer::Taken,
-        415 if is_probe => Answer::OtherMessage(refusal),
-        401 | 403 | 404 | 405 | 407 => Answer::Unwanted(refusal),
-        429 => Answer::Later(Trouble { why: refusal.0, retry_after: retry_after(response.headers()) }),
-        400 if is_of_1 => Answer::OtherMessage(refusal),
+        415 if is_2 => Answer::OtherMessage(refusal),
+        401 | 403 | 404 | 405 | 407 | 415 => Answer::Unwanted(refusal),
+        429 => later(),
+        400 if asked.is_probe && written.is_none() => Answer::OtherMessage(refusal),
+        // What it refuses beside the samples are exemplars, which a Prometheus that scrapes just leaves out.
+        400..=499 if written.is_some_and(|written| written >= asked.rows as u64) => Answer::Taken,
         400..=499 => Answer::Bad(refusal),
         500..=599 if refusal.is_final() => Answer::Bad(refusal),
-        _ => Answer::Later(Trouble { why: refusal.0, retry_after: retry_after(response.headers()) }),
+        _ => later(),
     }
 }
 
-fn has_written(headers: &HeaderMap) -> bool {
-    headers.contains_key(WRITTEN) || headers.contains_key(HISTOGRAMS_WRITTEN)
+/// How many samples and histograms were written, if the answer says so.
+fn written(headers: &HeaderMap) -> Option<u64> {
+    let count = |name| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
+    let [samples, histograms] = [WRITTEN, HISTOGRAMS_WRITTEN].map(count);
+    Some(samples.unwrap_or(0).saturating_add(histograms.unwrap_or(0)))
+        .filter(|_| samples.or(histograms).is_some())
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
@@ -119,7 +149,8 @@ mod tests {
         for (name, value) in headers {
             response = response.header(*name, *value);
         }
-        judge(&response.body(words.to_owned().into()).unwrap(), is_probe)
+        let asked = Asked { message: Message::V2, is_probe, rows: 5 };
+        judge(&response.body(words.to_owned().into()).unwrap(), asked)
     }
 
     #[test]
@@ -153,8 +184,32 @@ mod tests {
         assert!(matches!(answer(415, &[], "", true), Answer::OtherMessage(_)));
         assert!(matches!(answer(400, &[], "", true), Answer::OtherMessage(_)));
         assert!(matches!(answer(400, &written, "", true), Answer::Bad(_)));
-        assert!(matches!(answer(415, &[], "", false), Answer::Bad(_)));
-        assert_eq!(answer(204, &[], "", false), Answer::Taken);
+    }
+
+    #[test]
+    fn what_2_0_did_not_confirm_is_never_taken_and_1_0_confirms_nothing() {
+        assert!(matches!(answer(204, &[], "", false), Answer::OtherMessage(_)));
+        assert!(matches!(answer(415, &[], "", false), Answer::OtherMessage(_)));
+        assert!(matches!(answer(400, &[], "", false), Answer::Bad(_)));
+        let of_1 = |status: u16| {
+            let response = Response::builder().status(status).body(bytes::Bytes::new()).unwrap();
+            judge(&response, Asked { message: Message::V1, is_probe: false, rows: 5 })
+        };
+        assert_eq!(of_1(204), Answer::Taken);
+        assert!(matches!(of_1(415), Answer::Unwanted(_)) && matches!(of_1(400), Answer::Bad(_)));
+    }
+
+    #[test]
+    fn what_is_written_is_taken_whatever_is_said_of_its_exemplars() {
+        let written = |samples: &'static str| {
+            let headers = [
+                ("x-prometheus-remote-write-samples-written", samples),
+                ("x-prometheus-remote-write-histograms-written", "2"),
+            ];
+            answer(400, &headers, "out of order exemplar", false)
+        };
+        assert_eq!(written("3"), Answer::Taken);
+        assert!(matches!(written("2"), Answer::Bad(_)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The conversation with a receiver: one request at a time, in the message that it understands.
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use prometheus_streams_core::health::Health;
 use prometheus_streams_core::values::Size;
 use tokio::time::Instant;
 
-use super::answer::{Answer, Refusal, Trouble, judge};
+use super::answer::{Answer, Asked, Refusal, Trouble, judge};
 use super::families::Families;
 use super::metrics::WriteMetrics;
 use super::wire::{Message, MessageChoice, Slice};
@@ -44,6 +44,9 @@ impl Receiver {
         // As it is now: what another request finds out meanwhile says nothing of the answer to this one.
         let (message, is_probe) = self.language.now();
         let answer = match self.exchange(message, is_probe, slices).await {
+            Answer::OtherMessage(Refusal(why)) if self.language.is_fixed => {
+                Answer::Unwanted(Refusal(format!("{why}; does it take remote write 2.0?").into()))
+            }
             Answer::OtherMessage(refusal) => self.try_other(&refusal, slices).await,
             known => {
                 if known == Answer::Taken {
@@ -61,17 +64,20 @@ impl Receiver {
     async fn try_other(&self, Refusal(because): &Refusal, slices: &[Slice]) -> Answer {
         let answer = self.exchange(Message::V1, false, slices).await;
         if answer == Answer::Taken && self.language.settle(Message::V1) {
-            tracing::info!(because, "the receiver does not take remote write 2.0; sending 1.0");
+            tracing::info!(%because, "the receiver does not take remote write 2.0; sending 1.0");
         }
         answer
     }
 
     async fn exchange(&self, message: Message, is_probe: bool, slices: &[Slice]) -> Answer {
+        let asked = Asked { message, is_probe, rows: slices.iter().map(Slice::len).sum() };
         let families = if message == Message::V1 { self.families.due(slices) } else { Vec::new() };
         let body = message.encode(slices, &families);
         let packed = match snap::raw::Encoder::new().compress_vec(&body) {
             Ok(packed) => packed,
-            Err(error) => return Answer::Bad(Refusal(format!("cannot compress the request: {error}"))),
+            Err(error) => {
+                return Answer::Bad(Refusal(format!("cannot compress the request: {error}").into()));
+            }
         };
         let length = packed.len();
         let began = Instant::now();
@@ -81,7 +87,7 @@ impl Receiver {
         match answered {
             Ok(response) => {
                 self.metrics.answered(response.status());
-                let answer = judge(&response, is_probe);
+                let answer = judge(&response, asked);
                 if answer == Answer::Taken {
                     self.metrics.taken(slices, length);
                     self.families.told(&families);
@@ -122,7 +128,11 @@ impl Receiver {
 
 /// Which message the receiver takes, as far as that is known.
 #[derive(Debug)]
-pub(super) struct Language(AtomicU8);
+pub(super) struct Language {
+    known: AtomicU8,
+    /// Whether the configuration says it.
+    is_fixed: bool,
+}
 
 const UNKNOWN: u8 = 0;
 const V1: u8 = 1;
@@ -130,56 +140,101 @@ const V2: u8 = 2;
 
 impl Language {
     pub(super) fn new(choice: MessageChoice) -> Self {
-        Self(AtomicU8::new(match choice {
+        let known = match choice {
             MessageChoice::Auto => UNKNOWN,
             MessageChoice::V1 => V1,
             MessageChoice::V2 => V2,
-        }))
+        };
+        Self { known: AtomicU8::new(known), is_fixed: choice != MessageChoice::Auto }
     }
 
     /// The message to send now, and whether that is a question.
     fn now(&self) -> (Message, bool) {
-        match self.0.load(Ordering::Relaxed) {
+        match self.known.load(Ordering::Relaxed) {
             V1 => (Message::V1, false),
             V2 => (Message::V2, false),
             _ => (Message::V2, true),
         }
     }
 
-    /// The receiver takes this message. True if that is news.
+    /// The receiver takes this message. True if that is news. A receiver that took 2.0 may be one of several, or
+    /// an older one today; what took 1.0 once is sent nothing else.
     fn settle(&self, message: Message) -> bool {
-        let known = if message == Message::V1 { V1 } else { V2 };
-        self.0.compare_exchange(UNKNOWN, known, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        match message {
+            Message::V1 => self.known.swap(V1, Ordering::Relaxed) != V1,
+            Message::V2 => {
+                self.known.compare_exchange(UNKNOWN, V2, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            }
+        }
     }
 }
 
 /// When the receiver was last in trouble, and until when it asked to be left alone.
 #[derive(Debug, Default)]
-pub(super) struct Pause(Mutex<(Option<Instant>, Option<(Instant, String)>)>);
+pub(super) struct Pause(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    last_trouble: Option<Instant>,
+    /// With what it said when it asked.
+    until: Option<(Instant, String)>,
+}
 
 impl Pause {
     fn trouble(&self, trouble: &Trouble) {
         let now = Instant::now();
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.0 = Some(now);
+        let mut known = self.lock();
+        known.last_trouble = Some(now);
         if let Some(wait) = trouble.retry_after {
-            known.1 = Some((now + wait, trouble.why.clone()));
+            known.until = Some((now + wait, trouble.why.clone()));
         }
     }
 
     /// Nothing, or what the receiver said when it asked to wait, and how long that still is.
     pub(super) fn left(&self) -> Option<Trouble> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (until, why) = known.1.as_ref()?;
+        let known = self.lock();
+        let (until, why) = known.until.as_ref()?;
         let left = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
         Some(Trouble { why: why.clone(), retry_after: Some(left) })
     }
 
-    /// When a request last failed for the sake of the receiver.
+    /// Until when the receiver was last in trouble: a request failed for its sake, or it had asked to wait.
     pub(super) fn last_trouble(&self) -> Option<Instant> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0
+        let known = self.lock();
+        known.last_trouble.max(known.until.as_ref().map(|(until, _)| *until))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A receiver that all shards share.
 pub(super) type SharedReceiver = Arc<Receiver>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receiver_that_asked_to_wait_is_in_trouble_until_then() {
+        let (pause, wait) = (Pause::default(), Duration::from_secs(300));
+        assert_eq!(pause.last_trouble(), None);
+        pause.trouble(&Trouble { why: "slow down".into(), retry_after: Some(wait) });
+        pause.trouble(&Trouble { why: "away".into(), retry_after: None });
+        let left = pause.last_trouble().unwrap().duration_since(Instant::now());
+        assert!(left > wait / 2, "{left:?}");
+    }
+
+    #[test]
+    fn what_took_1_0_is_sent_nothing_else() {
+        let language = Language::new(MessageChoice::Auto);
+        assert_eq!(language.now(), (Message::V2, true));
+        assert!(language.settle(Message::V2) && !language.settle(Message::V2));
+        assert_eq!(language.now(), (Message::V2, false));
+        assert!(
+            language.settle(Message::V1) && !language.settle(Message::V1) && !language.settle(Message::V2)
+        );
+        assert_eq!(language.now(), (Message::V1, false));
+    }
+}

@@ -15,7 +15,8 @@
 //!
 //! **What is bad is cut out.** A request that the receiver refuses is halved until the series are known that it
 //! will not have. The rest lands; the scrape becomes a dead letter that names the series, with the receiver's
-//! words. What asks for another try (429 and 5xx) gets one, after `Retry-After`.
+//! words. From the thousandth bad series of a scrape on, what is refused with one is refused too. What asks for
+//! another try (429 and 5xx) gets one, after `Retry-After`.
 //!
 //! **Series end.** As a Prometheus does, this writes a staleness marker when a series is gone from a scrape, when a
 //! scrape fails, and when a target is dropped. When nothing more comes of a target for `stale_after`, its series end
@@ -66,6 +67,9 @@ const SILENT_AT_ONCE: usize = 256;
 /// Series that a dead letter names; of the others it says how many there are.
 const MOST_NAMED: usize = 5;
 
+/// Of the name and the labels of such a series, as much as anybody reads.
+const MOST_NAME: usize = 400;
+
 struct RemoteWrite {
     receiver: SharedReceiver,
     reading: Reading,
@@ -78,11 +82,19 @@ struct RemoteWrite {
     health: Health,
 }
 
-/// Whether a receiver has something newer of the series that comes with every scrape, the first. Of a target that
-/// nothing has been written of since the start, this is then a scrape that was written before the start, and comes
-/// again because it was not acknowledged.
+/// Whether a receiver has something newer of the series that comes with every scrape, the first. With strict order,
+/// and of a target that nothing has been written of since the start, this is then a scrape that was written before
+/// the start, and comes again because it was not acknowledged. What is too old for the receiver is not that.
 fn is_known(refused: &Refused) -> bool {
-    refused.iter().any(|(row, why)| *row == 0 && why.is_about_time())
+    refused.iter().any(|(row, why)| *row == 0 && why.has_newer())
+}
+
+fn shorten(mut name: String) -> String {
+    if let Some((end, _)) = name.char_indices().nth(MOST_NAME) {
+        name.truncate(end);
+        name.push('…');
+    }
+    name
 }
 
 #[async_trait]
@@ -123,12 +135,15 @@ impl RemoteWrite {
         }
         let scrape = Arc::new(scrape);
         let refused = self.deliver(&event.labels, &scrape).await?;
-        readable.map_err(SendError::permanent)?;
-        if target.is_new() && is_known(&refused) {
+        let readable = readable.map_err(SendError::permanent);
+        if self.backlog == Backlog::Strict && target.is_new() && is_known(&refused) {
             self.receiver.metrics.known.inc();
-            return Ok(());
+            return readable;
         }
-        target.take(step);
+        if refused.is_empty() || refused.len() < scrape.rows.len() {
+            target.take(step);
+        }
+        readable?;
         self.judge(&scrape, &refused)
     }
 
@@ -163,7 +178,7 @@ impl RemoteWrite {
         metrics.refused.inc_by(bad.len() as u64);
         let Some((_, first)) = bad.first() else { return Ok(()) };
         let named: Vec<_> = bad.iter().take(MOST_NAMED).filter_map(|(index, _)| row(index)).collect();
-        let mut names = named.iter().map(|row| scrape.describe(row)).collect::<Vec<_>>().join(", ");
+        let mut names = named.iter().map(|row| shorten(scrape.describe(row))).collect::<Vec<_>>().join(", ");
         if bad.len() > MOST_NAMED {
             names.push_str(&format!(" and {} more", bad.len() - MOST_NAMED));
         }

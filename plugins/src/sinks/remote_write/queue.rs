@@ -16,8 +16,12 @@ use super::client::SharedReceiver;
 use super::series::{Origin, Scrape};
 use super::wire::Slice;
 
-/// So many rows refused one by one, and none taken, for reasons of time: it is so with all of the scrape.
+/// So many rows refused one by one, and none taken: it is so with all of the scrape. More than a report has.
 const ENOUGH: usize = 8;
+
+/// So many bad rows are found in one scrape. What it has more of them is refused together with what is around it:
+/// to find them all would be up to two requests for each, with every scrape.
+const MOST_FOUND: usize = 1000;
 
 /// How scrapes are put together.
 #[derive(Clone, Copy, Debug)]
@@ -146,7 +150,8 @@ fn write<'a>(
             Answer::Taken => return Ok(()),
             Answer::Later(trouble) => return Err(trouble),
             Answer::Unwanted(refusal) | Answer::OtherMessage(refusal) => {
-                return Ok(refuse(&rows, &refusal, refused));
+                refuse(&rows, &refusal, refused);
+                return Ok(());
             }
             Answer::Bad(refusal) => refusal,
         };
@@ -170,19 +175,26 @@ fn refuse(rows: &Rows, refusal: &Refusal, refused: &mut [Refused]) {
     }
 }
 
-/// Whether these are rows of one scrape of which the first were all refused for their time, which is that of
-/// all of them. To ask for each would be a request for each.
+/// Whether these are rows of one scrape in which it is not worth its requests to look for the bad ones: enough are
+/// found, or all before them were refused for what all of the scrape has, its time, or the labels of its target.
 fn is_hopeless(rows: &Rows, refusal: &Refusal, refused: &[Refused]) -> bool {
     let [(job, slice)] = &rows[..] else { return false };
     let Some(refused) = refused.get(*job) else { return false };
-    let untimed = |row: usize| slice.scrape.rows.get(row).is_some_and(|row| row.origin != Origin::Timed);
-    let before = refused.len();
-    refusal.is_about_time()
-        && before >= ENOUGH
-        && refused.iter().all(|(row, why)| why.is_about_time() && untimed(*row))
-        // Nothing before these rows was taken.
-        && before == slice.rows.start
-        && slice.rows.clone().all(untimed)
+    let (before, all) = (refused.len(), &slice.scrape.rows);
+    if before >= MOST_FOUND {
+        return true;
+    }
+    let is_nothing_taken = before == slice.rows.start;
+    let untimed = |row: usize| all.get(row).is_some_and(|row| row.origin != Origin::Timed);
+    before >= ENOUGH
+        && is_nothing_taken
+        && if refusal.is_about_time() {
+            refused.iter().all(|(row, why)| why.is_about_time() && untimed(*row))
+                && slice.rows.clone().all(untimed)
+        } else {
+            // The report has no labels but those of the target.
+            all.first().is_some_and(|row| row.origin == Origin::Report)
+        }
 }
 
 /// Two halves: of the scrapes if there are several, else of the rows of the one; nothing for a single row.

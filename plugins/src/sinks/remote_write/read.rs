@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 
 use prometheus_streams_core::event::Event;
+use prometheus_streams_core::values::Size;
 
 use super::series::{ExemplarRow, Metadata, Origin, Pair, Part, Point, Row, STALE, Scrape};
 use super::symbols::{AsItIs, Seed, Symbol};
@@ -17,6 +18,10 @@ const NAME: &str = "__name__";
 
 /// How far ahead of its scrape a sample may lie, in milliseconds. Prometheus drops what is further.
 const MOST_AHEAD: i64 = 10 * 60 * 1000;
+
+/// What the labels that every series of a scrape gets may take on all of them together. They are the only thing that
+/// makes a scrape larger than its body.
+const MOST_COMMON: Size = Size(512 << 20);
 
 /// The suffixes of series that may belong to a family of another name.
 const SUFFIXES: [&str; 8] = ["_total", "_bucket", "_sum", "_count", "_created", "_info", "_gsum", "_gcount"];
@@ -65,6 +70,9 @@ impl Reading {
         let parser = Parser::new(report::format(event), Mode::Compat, &event.body);
         reader.make_room(event.body.len());
         reader.entries(parser).map_err(|error| report::unreadable(event, error))?;
+        if reader.is_full() {
+            return Err(Unreadable::TooLarge(MOST_COMMON));
+        }
         reader.finish_reports(event, 1.0);
         Ok(reader.scrape)
     }
@@ -76,6 +84,8 @@ struct Reader<'r> {
     scrape: Scrape,
     /// The labels that every series gets, sorted by name.
     common: Vec<Common>,
+    /// What they take on one series, in bytes.
+    common_size: u64,
     honor_labels: bool,
     honor_timestamps: bool,
     timestamp: i64,
@@ -114,6 +124,8 @@ impl<'r> Reader<'r> {
             reading.external_labels.iter().filter(|(name, _)| target.iter().all(|(own, _)| own != name));
         all.extend(external.map(|(name, value)| (name, value, false)));
         all.sort_unstable();
+        let size = |name: &str, value: &str| size_of::<Pair>() + name.len() + value.len();
+        let common_size = all.iter().map(|(name, value, _)| size(name, value) as u64).sum();
         let common = all.into_iter().map(|(name, value, is_target)| Common {
             name: scrape.symbols.intern(name),
             value: scrape.symbols.intern(value),
@@ -123,6 +135,7 @@ impl<'r> Reader<'r> {
         Self {
             reading,
             common,
+            common_size,
             honor_labels: scrape::honors_labels(event),
             honor_timestamps: scrape::honors_timestamps(event),
             timestamp: i64::try_from(scrape::unix_millis(event.timestamp)).unwrap_or(i64::MAX),
@@ -162,9 +175,9 @@ impl<'r> Reader<'r> {
                 Entry::Sample { .. } if skip > 0 => skip -= 1,
                 Entry::Sample { name, value, timestamp } => {
                     self.counted += 1;
-                    self.add(&parser, &name, Point::Float(value), timestamp);
-                    if name.ends_with("_created") {
-                        self.created(&name, value);
+                    let is_new = self.add(&parser, &name, Point::Float(value), timestamp);
+                    if is_new && let Some(family) = name.strip_suffix("_created") {
+                        self.created(&name, family, value);
                     }
                 }
                 Entry::Histogram { name, timestamp, classic, .. } if self.reading.native_histograms => {
@@ -187,18 +200,21 @@ impl<'r> Reader<'r> {
         self.families.entry(family).or_insert(unknown)
     }
 
-    /// Adds the series that the parser has read last, unless it has come before.
-    fn add(&mut self, parser: &Parser<'_>, name: &str, point: Point, timestamp: Option<i64>) {
+    /// Adds the series that the parser has read last, unless it has come before; returns whether it did.
+    fn add(&mut self, parser: &Parser<'_>, name: &str, point: Point, timestamp: Option<i64>) -> bool {
+        if self.is_full() {
+            return false;
+        }
         let own_time = timestamp.filter(|_| self.honor_timestamps);
         if own_time.is_some_and(|own| own > self.timestamp.saturating_add(MOST_AHEAD)) {
-            return;
+            return false;
         }
-        let Some(name) = self.label(parser, name) else { return };
+        let Some(name) = self.label(parser, name) else { return false };
         let (labels, hash) = self.scrape.keep(&self.pairs);
         let at_time = own_time.map_or(0, |own| own as u64 | 1 << 63);
         if !self.seen.insert(hash ^ at_time.wrapping_mul(0x9e37_79b9_7f4a_7c15)) {
             self.scrape.labels.truncate(labels.range().start);
-            return;
+            return false;
         }
         let timestamp = own_time.unwrap_or(self.timestamp);
         let exemplars = self.exemplars(parser.exemplars(), timestamp);
@@ -213,6 +229,12 @@ impl<'r> Reader<'r> {
             metadata: None,
             origin: if own_time.is_some() { Origin::Timed } else { Origin::Scraped },
         });
+        true
+    }
+
+    /// Whether there are as many series as there may be with what all of them get.
+    fn is_full(&self) -> bool {
+        self.common_size.saturating_mul(self.scrape.rows.len() as u64) > MOST_COMMON.0
     }
 
     /// Makes the labels of a series in `pairs`, and returns its name; nothing if rules drop it.
@@ -315,21 +337,24 @@ impl<'r> Reader<'r> {
             let timestamp = exemplar.timestamp.unwrap_or(scraped);
             self.scrape.exemplars.push(ExemplarRow { labels, value: exemplar.value, timestamp });
         }
+        // Those of a native histogram; a receiver takes them in the order of time only.
+        if let Some(added) = self.scrape.exemplars.get_mut(start..) {
+            added.sort_by_key(|exemplar| exemplar.timestamp);
+        }
         Part::new(start, self.scrape.exemplars.len())
     }
 
-    /// Says of the series right before `name`, a `_created`, when they began: those of its family that have
-    /// its labels.
-    fn created(&mut self, name: &str, seconds: f64) {
+    /// Says of the series right before `name`, which is `family` with `_created`, when they began: those of the
+    /// family that have its labels. It stops at another `_created`, so that no series is looked at twice.
+    fn created(&mut self, name: &str, family: &str, seconds: f64) {
         let Some((created, before)) = self.scrape.rows.split_last() else { return };
         if self.scrape.symbols.get(created.name) != name || !seconds.is_finite() {
             return;
         }
-        let family = name.strip_suffix("_created").unwrap_or(name);
         let labels = created.labels;
         let is_of_it = |row: &Row| {
             let rest = self.scrape.symbols.get(row.name).strip_prefix(family);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+            rest.is_some_and(|rest| matches!(rest, "" | "_total" | "_bucket" | "_sum" | "_count"))
                 && self.same_but_for_bounds(row.labels, labels)
         };
         let count = before.iter().rev().take_while(|row| is_of_it(row)).count();

@@ -193,8 +193,9 @@ impl SinkConfig for RemoteWriteConfig {
     /// Scrapes of many small targets make up one request.
     const MAX_IN_FLIGHT: usize = 256;
 
-    /// Waiting in the queue, and as many requests as a large scrape takes.
-    const TIMEOUT: Duration = Duration::from_secs(120);
+    /// Waiting in the queue, and as many requests as a large scrape takes, each of which has its own limit,
+    /// `remote_timeout`. Whoever is cut off begins again with the first of them, so this must be enough for all.
+    const TIMEOUT: Duration = Duration::from_secs(3600);
 
     fn build(self, cx: &StageContext) -> Result<Box<dyn Sink>, BuildError> {
         let mut problems = BuildError::default();
@@ -216,6 +217,7 @@ impl SinkConfig for RemoteWriteConfig {
             health: cx.health.clone(),
             pause: Pause::default(),
         };
+        let external_labels = self.external_labels.clone().into_iter();
         problems.or(Box::new(RemoteWrite {
             receiver: Arc::new(receiver),
             reading: Reading {
@@ -223,7 +225,7 @@ impl SinkConfig for RemoteWriteConfig {
                 exemplars: self.send_exemplars,
                 native_histograms: self.send_native_histograms,
                 relabel,
-                external_labels: self.external_labels.clone().into_iter().collect(),
+                external_labels: external_labels.filter(|(_, value)| !value.is_empty()).collect(),
             },
             targets: Targets::default(),
             shards: OnceLock::new(),

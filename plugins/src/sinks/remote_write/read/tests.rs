@@ -154,6 +154,38 @@ fn series_know_their_family_when_they_began_and_an_example() {
     assert_eq!((exemplars[0].value, exemplars[0].timestamp), (0.5, 999_500));
 }
 
+#[test]
+fn a_created_is_of_its_own_family_and_the_first_counts() {
+    let (scrape, readable) = reading().read(&event(
+        "a_b_total 1\na_b_created 5\na_total 1\na_created 9\na_created 10\nh_bucket{le=\"1\"} 1\nh_created{le=\"1\"} 7\n",
+    ));
+    readable.unwrap();
+    let began: Vec<_> = scrape.rows.iter().map(|row| (scrape.symbols.get(row.name), row.created)).collect();
+    assert!(
+        began.ends_with(&[
+            ("a_b_total", 5000),
+            ("a_b_created", 0),
+            ("a_total", 9000),
+            ("a_created", 0),
+            ("h_bucket", 7000),
+            ("h_created", 0)
+        ]),
+        "{began:?}"
+    );
+}
+
+#[test]
+fn labels_of_the_target_that_are_too_much_on_every_series_are_refused_before_they_take_memory() {
+    let body: String = (0..20_000).map(|n| format!("x{n} 1\n")).collect();
+    let mut event = event(&body);
+    for n in 0..256 {
+        event.labels.insert(format!("l{n}"), "v".repeat(64 << 10));
+    }
+    let (scrape, readable) = reading().read(&event);
+    assert!(readable.unwrap_err().to_string().contains("more than 512MiB"));
+    assert!(scrape.rows.iter().all(|row| row.origin == Origin::Report));
+}
+
 /// A field of protobuf that holds a message.
 fn message(number: u8, parts: &[Vec<u8>]) -> Vec<u8> {
     let content = parts.concat();
@@ -169,7 +201,12 @@ fn protobuf_says_when_a_counter_began_and_has_native_histograms_or_classic_ones(
     // Two observations: one in the bucket of zero, one in a native bucket.
     let native = [integer(1, 2), double(2, 1.0), double(6, 0.1), integer(7, 1)];
     let bucket = [message(12, &[integer(1, 0), integer(2, 1)]), message(13, &[vec![2]])];
-    let histogram = message(7, &[native.concat(), bucket.concat()]);
+    // Field 16, whose number takes two bytes.
+    let exemplar = |seconds: u8| {
+        let exemplar = message(0, &[double(2, 1.0), message(3, &[integer(1, seconds)])]);
+        [vec![0x82, 0x01], exemplar[1..].to_vec()].concat()
+    };
+    let histogram = message(7, &[native.concat(), bucket.concat(), exemplar(30), exemplar(20)]);
     let h = message(0, &[message(1, &[b"h".to_vec()]), integer(3, 4), message(4, &[histogram])]);
     // A family has its length before it, and no number.
     let delimited = |family: &[u8]| family[1..].to_vec();
@@ -183,6 +220,8 @@ fn protobuf_says_when_a_counter_began_and_has_native_histograms_or_classic_ones(
     let named = |name: &str| scrape.rows.iter().find(|row| scrape.symbols.get(row.name) == name).unwrap();
     assert_eq!((named("c").created, named("h").created), (100_000, 0));
     assert!(matches!(named("h").point, Point::Histogram(0)), "{:?}", lines(&scrape));
+    let times: Vec<_> = scrape.exemplars.iter().map(|exemplar| exemplar.timestamp).collect();
+    assert_eq!(times, [20_000, 30_000], "in the order of time");
     assert_eq!((scrape.histograms[0].count, scrape.histograms[0].positive.counts.clone()), (2.0, vec![1.0]));
 
     let classic = Reading { native_histograms: false, ..reading() };
