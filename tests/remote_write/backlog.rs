@@ -64,17 +64,17 @@ async fn fresh_first_stores_the_new_at_once_and_the_past_beside_it() {
     } } }));
 
     let newest = |target: &str| format!("timestamp(probe_seq{{instance=\"{target}\"}})");
-    let behind = format!("count_over_time(probe_seq{{instance=\"a\"}}[10m])");
+    let behind = "count_over_time(probe_seq{instance=\"a\"}[10m])";
     wait_until("something new", secs(30), async || {
         let found = centre.query(&format!("time() - {} < 3", newest("a"))).await;
         !found.is_empty()
     })
     .await;
-    let there = centre.value(&behind).await;
+    let there = centre.value(behind).await;
     assert!((there as usize) < backlog["a"].len(), "{there} of {} are there already", backlog["a"].len());
 
     wait_until("the past", secs(90), async || {
-        let found = centre.query(&behind).await;
+        let found = centre.query(behind).await;
         found.first().and_then(|found| found["value"][1].as_str()?.parse::<f64>().ok()).unwrap_or(0.0)
             as usize
             > backlog["a"].len()
