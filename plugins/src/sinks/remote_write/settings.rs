@@ -53,7 +53,8 @@ pub struct RemoteWriteConfig {
     /// Labels for every series that does not have them itself.
     #[serde(default)]
     pub external_labels: BTreeMap<String, String>,
-    /// Rules for what is written, applied last.
+    /// Rules for what is written, applied last. They must not make one series of those of two targets: such a series
+    /// has no order.
     #[serde(default)]
     pub write_relabel_configs: Vec<RelabelSettings>,
     /// Whether exemplars are written. Default: true.

@@ -85,9 +85,13 @@ impl Targets {
         target
     }
 
+    /// Forgets a target that the caller holds, unless somebody else waits for it: two of one would not know of each
+    /// other.
     pub(super) fn forget(&self, labels: &Labels, metrics: &WriteMetrics) {
         let mut targets = self.lock();
-        targets.remove(labels);
+        if targets.get(labels).is_some_and(|target| Arc::strong_count(target) <= 2) {
+            targets.remove(labels);
+        }
         metrics.targets.set(as_i64(targets.len()));
     }
 
