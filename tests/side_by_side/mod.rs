@@ -4,6 +4,7 @@
 //! the same series, labels, values and types, also once a scrape fails and a target is gone.
 
 mod awkward;
+mod landing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
