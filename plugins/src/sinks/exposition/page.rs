@@ -97,7 +97,10 @@ impl Page {
         };
         let mut meta = Family::new(&*family.name, family.kind);
         meta.help = members().find_map(|((entry, made), part)| made.help(part, &entry.event.body));
-        meta.unit = members().find_map(|((entry, made), part)| made.unit(part, &entry.event.body));
+        // Text has no units, and to learn that nobody has one takes a look at every scrape.
+        if self.wanted.dialect != Dialect::Text {
+            meta.unit = members().find_map(|((entry, made), part)| made.unit(part, &entry.event.body));
+        }
         match self.wanted.dialect {
             Dialect::Text => {
                 if let Some(help) = &meta.help {
