@@ -187,6 +187,12 @@ impl Rendering {
         (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes))
     }
 
+    /// A line as it stands in the body, or as it was written anew.
+    pub(super) fn source<'a>(&'a self, line: &Line, body: &'a [u8]) -> &'a [u8] {
+        let source = if line.is_written() { &self.own } else { body };
+        source.get(line.start as usize..line.end as usize).unwrap_or_default()
+    }
+
     /// What was written anew of a line.
     pub(super) fn written(&self, line: &Line) -> &[u8] {
         self.own.get(line.start as usize..line.end as usize).unwrap_or_default()
@@ -221,8 +227,7 @@ impl Rendering {
 
     /// Whether the series of a line has this name.
     pub(super) fn is_of(&self, line: &Line, name: &str, body: &[u8]) -> bool {
-        let source = if line.is_written() { &self.own } else { body };
-        let text = source.get(line.start as usize..line.end as usize).unwrap_or_default();
+        let text = self.source(line, body);
         let text = text.strip_prefix(b"{\"").unwrap_or(text);
         let behind = text.strip_prefix(name.as_bytes()).and_then(<[u8]>::first);
         matches!(behind, Some(b'{' | b' ' | b'"'))

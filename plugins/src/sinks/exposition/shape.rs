@@ -1,5 +1,5 @@
 //! Which families a scrape has: mostly those of the scrape before, so that both share one list, and the page knows
-//! without looking that nothing has moved.
+//! without looking that nothing has moved. Targets of one kind share it too.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,10 +19,15 @@ struct Known {
     names: HashSet<Arc<str>>,
     /// How many there were when those that nobody uses any more were forgotten last.
     before: usize,
+    shapes: HashSet<Arc<Shape>>,
+    /// The same of shapes.
+    shapes_before: usize,
 }
 
 /// Names that nobody uses are forgotten once there may be twice as many, and this.
 const MORE: usize = 1000;
+/// Shapes that nobody uses are forgotten once there may be a quarter more, and this.
+const MORE_SHAPES: usize = 100;
 
 impl Names {
     /// The shape of these families: that of the scrape before, if it is the same.
@@ -39,6 +44,7 @@ impl Names {
         }
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let shape = families.map(|(name, kind)| (known.intern(name), kind)).collect();
+        let shape = known.share(shape);
         known.forget_unused();
         shape
     }
@@ -64,7 +70,19 @@ impl Known {
         name
     }
 
+    fn share(&mut self, shape: Arc<Shape>) -> Arc<Shape> {
+        if let Some(known) = self.shapes.get(&*shape) {
+            return Arc::clone(known);
+        }
+        self.shapes.insert(Arc::clone(&shape));
+        shape
+    }
+
     fn forget_unused(&mut self) {
+        if self.shapes.len() > self.shapes_before + self.shapes_before / 4 + MORE_SHAPES {
+            self.shapes.retain(|shape| Arc::strong_count(shape) > 1);
+            self.shapes_before = self.shapes.len();
+        }
         if self.names.len() > 2 * self.before + MORE {
             self.names.retain(|name| Arc::strong_count(name) > 1);
             self.before = self.names.len();
@@ -89,5 +107,7 @@ mod tests {
         assert!(Arc::ptr_eq(&again, &kept));
         let other = names.shape([("kept", MetricKind::Counter)].into_iter(), Some(&kept));
         assert_eq!(other[0].1, MetricKind::Counter);
+        let elsewhere = names.shape([("kept", MetricKind::Gauge)].into_iter(), None);
+        assert!(Arc::ptr_eq(&elsewhere, &kept));
     }
 }
