@@ -8,9 +8,9 @@ const LEVEL: i32 = 1;
 
 #[derive(Debug)]
 pub(super) struct Catalogue {
-    hashes: Vec<u64>,
+    hashes: Box<[u64]>,
     /// For each series its labels: how many, and then names and values, each after its length.
-    packed: Vec<u8>,
+    packed: Box<[u8]>,
     unpacked: usize,
 }
 
@@ -29,7 +29,12 @@ impl Catalogue {
             }
         }
         let packed = zstd::bulk::compress(&text, LEVEL).ok()?;
-        (!hashes.is_empty()).then_some(Self { hashes, packed, unpacked: text.len() })
+        // In a box: what was packed has room for what cannot be packed.
+        (!hashes.is_empty()).then_some(Self {
+            hashes: hashes.into(),
+            packed: packed.into(),
+            unpacked: text.len(),
+        })
     }
 
     /// Whether a scrape has just these series. Most have: targets expose the same series in the same order.
