@@ -60,6 +60,7 @@ pub use encode::{
     encode_openmetrics_timestamp, encode_protobuf, encode_protobuf_metadata, encode_protobuf_metrics,
     encode_sample, encode_series, encode_type,
 };
+pub(crate) use encode::{packed_counts, varint, zigzag};
 pub use entry::{Entry, Label};
 pub use error::{ParseError, Place};
 pub use format::{Format, Mode};

@@ -21,6 +21,7 @@ pub use openmetrics::{
     encode_openmetrics_samples, encode_openmetrics_timestamp,
 };
 pub use protobuf::{as_protobuf, encode_protobuf, encode_protobuf_metadata, encode_protobuf_metrics};
+pub(crate) use protobuf::{packed_counts, varint, zigzag};
 pub(super) use spread::{add_classic_forms, spread};
 pub use text::{encode, encode_help, encode_labels, encode_sample, encode_series, encode_type};
 

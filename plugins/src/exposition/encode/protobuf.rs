@@ -89,7 +89,8 @@ fn is_one_metric(kind: MetricKind, whole: &Whole<'_, '_>) -> bool {
 #[derive(Default)]
 struct Message(Vec<u8>);
 
-fn varint(mut value: u64, out: &mut Vec<u8>) {
+/// Appends a number as protobuf writes it.
+pub(crate) fn varint(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -97,7 +98,8 @@ fn varint(mut value: u64, out: &mut Vec<u8>) {
     out.push(value as u8);
 }
 
-fn zigzag(value: i64) -> u64 {
+/// A number with a sign, as protobuf's `sint` types have it.
+pub(crate) fn zigzag(value: i64) -> u64 {
     (value << 1 ^ value >> 63) as u64
 }
 
@@ -267,6 +269,15 @@ fn add_side(message: &mut Message, first: u64, side: &Buckets, is_float: bool) {
             span.integer(2, u64::from(*length));
         });
     }
+    let packed = packed_counts(side, is_float);
+    if !packed.is_empty() {
+        message.bytes(first + if is_float { 2 } else { 1 }, &packed);
+    }
+}
+
+/// The counts of native buckets as a packed field: of integers each as its difference from the one before, of
+/// floats as it is.
+pub(crate) fn packed_counts(side: &Buckets, is_float: bool) -> Vec<u8> {
     let mut packed = Vec::new();
     let mut last = 0;
     for count in &side.counts {
@@ -277,7 +288,5 @@ fn add_side(message: &mut Message, first: u64, side: &Buckets, is_float: bool) {
             last = *count as i64;
         }
     }
-    if !packed.is_empty() {
-        message.bytes(first + if is_float { 2 } else { 1 }, &packed);
-    }
+    packed
 }

@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::series::{Metadata, Row, Scrape};
-use crate::exposition::{Buckets, MetricKind, NativeHistogram};
+use crate::exposition::{Buckets, MetricKind, NativeHistogram, packed_counts, varint, zigzag};
 
 /// A message of remote write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,21 +83,9 @@ impl Slice {
     }
 }
 
-fn varint(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
 /// How many bytes a varint takes.
 fn varint_length(value: u64) -> usize {
     (70 - (value | 1).leading_zeros() as usize) / 7
-}
-
-fn zigzag(value: i64) -> u64 {
-    (value << 1 ^ value >> 63) as u64
 }
 
 fn integer(number: u64, value: u64, out: &mut Vec<u8>) {
@@ -165,23 +153,14 @@ fn histogram(number: u64, native: &NativeHistogram, is_gauge: bool, timestamp: i
 
 /// Spans, then counts: of integers each as its difference from the one before, of floats as it is.
 fn side(first: u64, side: &Buckets, is_float: bool, out: &mut Vec<u8>) {
-    let mut packed = Vec::new();
+    let mut span = Vec::new();
     for (offset, length) in &side.spans {
-        packed.clear();
-        integer(1, zigzag(i64::from(*offset)), &mut packed);
-        integer(2, u64::from(*length), &mut packed);
-        bytes(first, &packed, out);
+        span.clear();
+        integer(1, zigzag(i64::from(*offset)), &mut span);
+        integer(2, u64::from(*length), &mut span);
+        bytes(first, &span, out);
     }
-    packed.clear();
-    let mut last = 0;
-    for count in &side.counts {
-        if is_float {
-            packed.extend_from_slice(&count.to_le_bytes());
-        } else {
-            varint(zigzag(*count as i64 - last), &mut packed);
-            last = *count as i64;
-        }
-    }
+    let packed = packed_counts(side, is_float);
     if !packed.is_empty() {
         bytes(first + if is_float { 2 } else { 1 }, &packed, out);
     }
